@@ -1,0 +1,3 @@
+"""paredown: compress image classifiers, every method under one protocol."""
+
+__version__ = "0.1.0"
