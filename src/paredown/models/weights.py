@@ -21,8 +21,8 @@ BATCH_COUNTER = ".num_batches_tracked"
 
 
 def load_pretrained(module: nn.Module, path: Path | str) -> None:
-    """Load all weights of `module` from `path`: safetensors, or a torch file with a state dict (or one under
-    its key "state_dict" or "model"). Raises UserError for a file that is missing, unreadable or doesn't fit."""
+    """Load all weights of `module` from `path`: safetensors, or a torch file that is a state dict or has one
+    under "state_dict" or "model". Raises UserError for a file that is missing, unreadable or doesn't fit."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
