@@ -1,0 +1,36 @@
+"""Handwritten digits of 8x8 pixels that come with scikit-learn: nothing to download."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+
+from paredown.data.cache import Decoded, Pixels, decoded
+from paredown.data.images import Contents, ImageData
+from paredown.data.splits import split
+
+TEST = 0.2  # of the 1,797 images, in every class; which ones never changes
+
+
+class Digits(ImageData):
+    """1,797 digits, 1 x 8 x 8 (E. Alpaydin and C. Kaynak, UCI, 1998), with a fixed fifth of every class as
+    test."""
+
+    def open(self) -> Contents:
+        """From scikit-learn, or from the cache, which also spares importing scikit-learn."""
+        return self.cached(version("scikit-learn"), _decode)
+
+
+def _decode() -> Decoded:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    train, test = split(labels, TEST, 1.0, seed=0)
+    return decoded(
+        [str(name) for name in digits.target_names],
+        Pixels(images[train], labels[train]),
+        Pixels(images[test], labels[test]),
+    )
