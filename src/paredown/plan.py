@@ -98,8 +98,9 @@ def _rising_fractions(values: Sequence[float]) -> bool:
 class Hooks:
     """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key."""
 
-    def penalties(self, network: nn.Module) -> dict[str, Tensor]:
-        """Scalars added to the loss, by the name they are logged under. Called every step."""
+    def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
+        """Scalars added to the loss, by the name they are logged under. Called every step; `progress` is the
+        fraction of the fit's epochs done, in [0, 1)."""
         return {}
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:

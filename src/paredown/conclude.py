@@ -1,0 +1,125 @@
+"""What is measured and drawn of a trained network: accuracy, cost and latency of its deployed form."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paredown import __version__, blueprint
+from paredown.correlation import figure as correlation_figure
+from paredown.correlation import layer_correlations
+from paredown.cost import compare, count, latency
+from paredown.experiment import Experiment
+from paredown.plan import Network
+from paredown.surgery.deploy import deploy, prove_equal
+from paredown.training.machine import accelerator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Row = dict[str, float]
+
+
+def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row:
+    """Every final metric of the trained `network`; `history` holds the rows of its last fit.
+
+    Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
+    """
+    device = accelerator()
+    deployed = deploy(network.module)
+    prove_equal(network.module, deployed, network.input_shape)
+    metrics = compare(count(network.module, network.input_shape), experiment.dense_cost)
+    loader = experiment.data.eval_loader("test", experiment.machine.eval_batch_size, device)
+    metrics |= {f"final/{name}": value for name, value in evaluate(deployed, loader, device).items()}
+    metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
+    settings = experiment.config["latency"]
+    dense = experiment.dense().module
+    timed = latency.measure(deployed, dense, network.input_shape, device=device, **settings)
+    return metrics | timed.metrics()
+
+
+@torch.inference_mode()
+def evaluate(module: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Row:
+    """Loss, top1 and top5 (percent) of `module` over `loader`, in fp32."""
+    module = module.to(device).eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for images, labels in loader:
+        logits = module(images)
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack(
+            [
+                loss.double(),
+                top[:, 0].sum().double(),
+                top.sum().double(),
+                loss.new_tensor(len(labels)).double(),
+            ]
+        )
+    loss, top1, top5, images = sums.tolist()
+    return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
+
+
+def _best(history: list[Row], metrics: Row) -> Row:
+    """`best/top1`: the best test epoch, what most papers print; `selected/top1`: the test accuracy of the epoch that
+    was best on the validation images, what a user without a test set would get."""
+    tested = [row for row in history if "test/top1" in row]
+    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in tested)])}
+    if tested and "val/top1" in tested[0]:
+        best["selected/top1"] = max(tested, key=lambda row: row["val/top1"])["test/top1"]
+    return best
+
+
+def _against_dense(experiment: Experiment, metrics: Row) -> Row:
+    if not experiment.store.has(experiment.dense_key):
+        return {}
+    rows = experiment.store.record(experiment.dense_key).history
+    dense = rows[-1]["test/top1"]
+    return {"dense/top1": dense, "gain/top1": metrics["final/top1"] - dense}
+
+
+def figures(experiment: Experiment, network: Network) -> dict[str, Any]:
+    """Plotly figures by file name: filter correlation per layer (SSC paper, Fig. 3), with the dense network beside it
+    where the store has one trained by the same recipe."""
+    curves = {experiment.names["method"]: layer_correlations(network.module)}
+    dense = experiment.store.folder(experiment.dense_key)
+    if experiment.dense_key != experiment.steps[-1].key and experiment.store.has(experiment.dense_key):
+        curves["dense"] = layer_correlations(blueprint.load(dense))
+    return {"filter_correlation.html": correlation_figure(curves)}
+
+
+def tags(experiment: Experiment) -> dict[str, str]:
+    """What a run is found by."""
+    keys = {f"stage/{index}_{step.stage.name}": step.key for index, step in enumerate(experiment.steps)}
+    more = {
+        "seed": str(experiment.seed),
+        "target": str(experiment.target) if experiment.target else "none",
+        "device": _device_name(),
+        "code": _code_version(),
+    }
+    return experiment.names | more | keys
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+
+
+def _code_version() -> str:
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # not a checkout
+        return __version__
+    return f"{__version__}+{found}"
+
+
+def environment() -> str:
+    """The installed packages, one `name==version` a line."""
+    return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}))

@@ -1,0 +1,95 @@
+"""From overrides to a checked configuration: Hydra composes it, pydantic checks its values, errors are one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from paredown.errors import UserError, nearest
+
+NAMED = ("method", "model", "dataset", "recipe", "debug")
+CONF = Path(__file__).parents[2] / "conf"
+Value = TypeVar("Value")
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The configuration of `overrides` (Hydra's language) on top of `conf/config.yaml`, as plain data; `names` holds
+    the chosen method, model, dataset and recipe. Raises UserError."""
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            config = hydra_compose("config", overrides, return_hydra_config=True)
+        names = {group: config.hydra.runtime.choices[group] for group in NAMED}
+        with open_dict(config):
+            del config["hydra"]
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+    return values | {"names": names}
+
+
+def make(kind: type[Value], values: Mapping[str, Any], where: str) -> Value:
+    """An instance of the dataclass `kind` from `values`; UserError names every value of a wrong type at once."""
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}.{name} is no setting of {kind.__name__}: {nearest(name, known)}")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError("; ".join(_wrong_value(where, item) for item in error.errors())) from error
+
+
+def _wrong_value(where: str, item: Mapping[str, Any]) -> str:
+    name = ".".join([where, *(str(part) for part in item["loc"])])
+    if item["type"] in ("missing", "missing_argument"):
+        return f"{name} is not set"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{name}={item['input']!r}: {message}"
+
+
+def explain(error: Exception) -> UserError:
+    """Hydra's or OmegaConf's error as one line that names what would be right."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return UserError(f"no {group} {name!r}: {nearest(name, error.options or [])}")
+    if isinstance(error, OverrideParseException):
+        return UserError(f"cannot read override {error.override!r}: {_first_line(error)} (write key=value)")
+    if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
+        return _unknown(key)
+    return UserError(_first_line(error))
+
+
+def _unknown_key(error: Exception) -> str | None:
+    found = re.match(r"Could not (?:override|append|delete).*?'([^']+)'", str(error))
+    return found.group(1) if found else None
+
+
+def _unknown(key: str) -> UserError:
+    group, _, name = key.rpartition(".")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = hydra_compose("config")
+    below = OmegaConf.select(config, group) if group else config
+    if not isinstance(below, DictConfig):
+        return UserError(f"unknown key {key!r}: there is no {group!r}; {nearest(group, map(str, config))}")
+    inside = f" in {group}" if group else ""
+    return UserError(f"unknown key {name!r}{inside}: {nearest(name, map(str, below))}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

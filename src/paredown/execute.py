@@ -1,0 +1,205 @@
+"""The way through the house: take an experiment's plan, run what is not in the store, measure, record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock
+
+from paredown import blueprint, distributed
+from paredown.config import compose
+from paredown.errors import UserError
+from paredown.experiment import Experiment, Step, prepare
+from paredown.plan import Context, Edit, Fit, Network, describe
+from paredown.store import Record
+from paredown.training.fit import fit
+from paredown.training.machine import accelerator
+
+if TYPE_CHECKING:
+    from paredown.tracking.tracker import Tracker
+
+RESULT = "result.json"
+log = logging.getLogger("paredown")
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment gave: `metrics` under the names of docs/architecture.md, `state` the folder of the trained
+    network (blueprint.load reads it), `folder` with figures and records, `run_id` of the MLflow run (None if none)."""
+
+    metrics: dict[str, float]
+    state: Path
+    folder: Path
+    run_id: str | None
+    reused: bool = False
+
+
+def run(overrides: list[str]) -> Result:
+    """Run the experiment of `overrides` (as typed after src/run.py), or return its stored result.
+
+    Raises UserError before anything is trained for whatever is wrong with the overrides.
+    """
+    experiment = prepare(compose(overrides))
+    if (stored := stored_result(experiment)) is not None:
+        return stored
+    if experiment.machine.devices > 1 and not distributed.launched():
+        return _run_in_processes(experiment, overrides)
+    if experiment.machine.threads:
+        torch.set_num_threads(experiment.machine.threads)
+    distributed.join()
+    return carry_out(experiment)
+
+
+def _run_in_processes(experiment: Experiment, overrides: list[str]) -> Result:
+    code = distributed.launch(overrides, experiment.machine.devices)
+    result = stored_result(experiment)
+    if code or result is None:
+        raise RuntimeError(f"the {experiment.machine.devices} processes ended with exit code {code}")
+    return result
+
+
+def stored_result(experiment: Experiment) -> Result | None:
+    """The result of a finished experiment, its records sent where the configuration says; None if unfinished."""
+    path = experiment.folder / RESULT
+    if not path.is_file() or not experiment.store.has(experiment.steps[-1].key):
+        return None
+    metrics = json.loads(path.read_text())
+    tracker = _tracker(experiment)
+    tracker.send()
+    state = experiment.store.folder(experiment.steps[-1].key)
+    return Result(metrics, state, experiment.folder, tracker.run_id, reused=True)
+
+
+def carry_out(experiment: Experiment) -> Result:
+    """Run what is missing of `experiment`, on every rank; rank 0 measures and records."""
+    if distributed.rank():
+        _walk(experiment, lambda row, step: None)
+        distributed.barrier()
+        return Result({}, experiment.store.folder(experiment.steps[-1].key), experiment.folder, None)
+    with _alone(experiment):
+        if (stored := stored_result(experiment)) is not None and not distributed.launched():
+            return stored
+        tracker = _tracker(experiment)
+        with _recorded(experiment, tracker):
+            network, history = _walk(experiment, _reporter(tracker))
+            result = _conclude(experiment, network, history, tracker)
+        distributed.barrier()
+    return result
+
+
+def _walk(experiment: Experiment, report: Callable[[Row, int], None]) -> tuple[Network, list[Row]]:
+    """Every stage in turn, each from the store where it is there; returns the last network and the last fit's rows."""
+    steps, store = experiment.steps, experiment.store
+    done = [distributed.from_rank_zero(store.has(step.key)) for step in steps]
+    first = max((index + 1 for index, finished in enumerate(done) if finished), default=0)
+    network = blueprint.read(store.folder(steps[first - 1].key)) if first else experiment.dense()
+    epochs, last_rows = 0, []
+    for index, step in enumerate(steps):
+        offset = epochs
+        if index >= first:
+            network = _advance(experiment, step, network, _shifted(report, offset))
+        if isinstance(step.stage, Fit) and store.has(step.key):
+            last_rows = store.record(step.key).history
+            for epoch, row in enumerate(last_rows):  # what another experiment trained, or an earlier try
+                report(row, offset + epoch)
+            epochs += len(last_rows)
+    return network, last_rows
+
+
+def _advance(experiment: Experiment, step: Step, network: Network, report: Callable[[int, Row], None]) -> Network:
+    """Run one stage and keep its state; returns the network as read back, so that going on equals resuming."""
+    store, stage = experiment.store, step.stage
+    alone = nullcontext() if distributed.rank() else store.lock(step.key, lambda: log.info(WAITING, stage.name))
+    with alone:
+        if not distributed.from_rank_zero(store.has(step.key)):
+            started = time.perf_counter()
+            pl.seed_everything(step.seed % 2**32, verbose=False)
+            history: list[Row] = []
+            if isinstance(stage, Edit):
+                stage.function(network, Context(step.data, accelerator(), step.seed), **stage.arguments)
+                distributed.require_agreement(network.module, stage.name)
+            else:
+                place = store.workplace(step.key)
+                history = fit(network, stage, step.data, step.seed, experiment.machine, place, report)
+            if not distributed.rank():
+                seconds = time.perf_counter() - started
+                values = (step.key, step.parent, describe(stage), experiment.seed, step.data.key)
+                store.put(network, Record(*values, seconds, history))
+        distributed.barrier()
+    if not store.has(step.key):
+        raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
+    return blueprint.read(store.folder(step.key))
+
+
+def _shifted(report: Callable[[Row, int], None], offset: int) -> Callable[[int, Row], None]:
+    return lambda epoch, row: report(row, offset + epoch)
+
+
+WAITING = "%s: another process is training this stage; waiting for its result"
+
+
+def _conclude(experiment: Experiment, network: Network, history: list[Row], tracker: Tracker) -> Result:
+    from paredown.conclude import figures, measure
+
+    metrics = measure(experiment, network, history)
+    tracker.metrics(metrics, step=len(history))
+    for name, figure in figures(experiment, network).items():
+        tracker.figure(figure, name)
+    state = experiment.store.folder(experiment.steps[-1].key)
+    for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
+        tracker.artifact(state / name, "state")
+    blueprint.write_text(experiment.folder / RESULT, json.dumps(metrics, indent=1))
+    tracker.finish()
+    return Result(metrics, state, experiment.folder, tracker.run_id)
+
+
+@contextmanager
+def _alone(experiment: Experiment) -> Iterator[None]:
+    """One process at a time in the experiment's folder: a second one waits and finds the result."""
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(experiment.folder / ".lock"):
+        yield
+
+
+@contextmanager
+def _recorded(experiment: Experiment, tracker: Tracker) -> Iterator[None]:
+    from paredown.conclude import environment, tags
+
+    tracker.start(experiment.folder.name, describe(experiment.config), tags(experiment))
+    tracker.text(json.dumps(describe(experiment.config), indent=1), "config.json")
+    tracker.text(json.dumps([_entry(step) for step in experiment.steps], indent=1), "plan.json")
+    tracker.text(environment(), "environment.txt")
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+
+
+def _entry(step: Step) -> dict[str, Any]:
+    return {"stage": describe(step.stage), "data": step.data.name, "parent": step.parent, "key": step.key}
+
+
+def _tracker(experiment: Experiment) -> Tracker:
+    from paredown.tracking.tracker import Tracker
+
+    settings = experiment.config["tracking"]
+    return Tracker(experiment.folder, settings["uri"], settings["experiment"])
+
+
+def _reporter(tracker: Tracker) -> Callable[[Row, int], None]:
+    def report(row: Row, step: int) -> None:
+        tracker.metrics(row, step)
+        tracker.send()
+
+    return report

@@ -1,0 +1,200 @@
+"""An experiment before anything is trained: everything chosen, checked and named by its key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+
+from paredown import blueprint
+from paredown.config import make
+from paredown.cost import Cost, count
+from paredown.data.images import ImageData
+from paredown.errors import UserError
+from paredown.methods.dense import Dense
+from paredown.models.weights import load_pretrained
+from paredown.plan import Fit, Method, Network, Recipe, Stage, Target, digest, stage_key
+from paredown.store import Store, open_store
+from paredown.training.fit import Machine
+from paredown.training.machine import resolve_precision
+
+TRANSFER_MODES = ("mask_only", "finetune")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of an experiment, the data set it runs on, its key and the key of the state it starts from."""
+
+    stage: Stage
+    data: ImageData
+    parent: str
+    key: str
+
+    @property
+    def seed(self) -> int:
+        """The stage's own seed, from its key: skipping an earlier stage changes nothing here."""
+        return int(self.key[:12], 16)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `execute.carry_out` needs. `architecture` is complete, with the classes and channels of the data set."""
+
+    config: Mapping[str, Any]
+    architecture: dict[str, Any]
+    method: Method
+    target: Target | None
+    recipe: Recipe
+    data: ImageData
+    source: ImageData  # where the plan is made: `data` unless the experiment is a transfer
+    seed: int
+    machine: Machine
+    store: Store
+    output: Path
+
+    def dense(self) -> Network:
+        """The dense network at its start: the same for every method under one seed, pretrained if so configured."""
+        return self._dense_for(self.data)
+
+    def _dense_for(self, data: ImageData) -> Network:
+        architecture = self.architecture | _fitted(data)
+        torch.manual_seed(int(digest([architecture, self.seed])[:12], 16))
+        network = blueprint.create(architecture, data.input_shape)
+        if weights := self.config["model"]["weights"]:
+            load_pretrained(network.module, weights)
+        return network
+
+    @cached_property
+    def dense_cost(self) -> Cost:
+        """What the dense network costs. UserError where the model cannot take the data set's images."""
+        network = self.dense()
+        try:
+            return count(network.module, network.input_shape)
+        except RuntimeError as error:
+            size = "x".join(map(str, network.input_shape))
+            raise UserError(
+                f"model {self.names['model']} cannot take {size} images: {error}".splitlines()[0]
+            ) from error
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The plan with its keys; on a transfer, edits see the source's images and the last fit the target's."""
+        planned = self._dense_for(self.source)
+        stages = self.method.plan(self.target, planned, self.recipe)
+        if self.source is self.data:
+            places = [(stage, self.data) for stage in stages]
+        elif self.config["transfer"]["mode"] == "finetune":
+            last = next(stage for stage in reversed(stages) if isinstance(stage, Fit))
+            places = [(stage, self.source) for stage in stages] + [(replace(last, name="transfer"), self.data)]
+        else:
+            places = [(stage, self.data if isinstance(stage, Fit) else self.source) for stage in stages]
+        return self._keyed(places)
+
+    @property
+    def dense_key(self) -> str:
+        """The key of the dense network trained by the same recipe: the reference for gains, where it exists."""
+        return self._keyed([(stage, self.data) for stage in Dense().plan(None, self.dense(), self.recipe)])[-1].key
+
+    def _keyed(self, places: list[tuple[Stage, ImageData]]) -> tuple[Step, ...]:
+        parent, steps = self._root, []
+        for stage, data in places:
+            key = stage_key(stage, parent, self.seed, data.key)
+            steps.append(Step(stage, data, parent, key))
+            parent = key
+        return tuple(steps)
+
+    @cached_property
+    def _root(self) -> str:
+        weights = self.config["model"]["weights"]
+        pretrained = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None
+        return digest([self.architecture, self.data.input_shape, pretrained])
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The Hydra choices people call it by: method, model, dataset, recipe, debug."""
+        return {group: str(choice) for group, choice in self.config["names"].items()}
+
+    @property
+    def key(self) -> str:
+        """Names the result: the last state and how it is evaluated."""
+        return digest([self.steps[-1].key, self.data.key, self.config["latency"]])
+
+    @property
+    def folder(self) -> Path:
+        """Where the result, its figures and its records are kept."""
+        words = [
+            *(self.names[part] for part in ("method", "model", "dataset")),
+            *([str(self.target)] if self.target else []),
+            f"seed={self.seed}",
+        ]
+        return self.output / "experiments" / f"{'-'.join(words)}-{self.key[:8]}"
+
+
+def prepare(config: Mapping[str, Any]) -> Experiment:
+    """The experiment of a composed configuration (plain data). Raises UserError for whatever is wrong with it."""
+    output = Path(config["output"]).expanduser().resolve()
+    store = open_store(output / "store")
+    target = _target(config)
+    recipe = make(Recipe, config["recipe"] | {"precision": resolve_precision(config["recipe"]["precision"])}, "recipe")
+    method: Method = make(get_class(config["method"]["_target_"]), _arguments(config["method"]), "method")
+    machine = make(Machine, config["trainer"], "trainer")
+    _check_machine(machine)
+    data = _data(config["dataset"], output)
+    source = data
+    if other := config["transfer"].get("dataset"):
+        if config["transfer"]["mode"] not in TRANSFER_MODES:
+            raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
+        source = _data(other, output)
+    weights = config["model"]["weights"]
+    if weights and not Path(weights).is_file():
+        raise UserError(f"model.weights={weights}: no such file")
+    architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")} | _fitted(data)
+    if _fitted(source) != _fitted(data):
+        raise UserError(
+            f"no transfer from {source.num_classes} classes to {data.num_classes}: take as many with dataset.classes=N"
+        )
+    return Experiment(
+        config, architecture, method, target, recipe, data, source, config["seed"], machine, store, output
+    )
+
+
+def _target(config: Mapping[str, Any]) -> Target | None:
+    given = {name: config[name] for name in ("sparsity", "speed_up") if config[name] is not None}
+    if len(given) > 1:
+        raise UserError("sparsity and speed_up are both set: one experiment has one target")
+    for quantity, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{quantity}={value!r} is not a number")
+        return Target(quantity, float(value))  # type: ignore[arg-type]
+    return None
+
+
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "_target_"}
+
+
+def _data(config: Mapping[str, Any], output: Path) -> ImageData:
+    data: ImageData = instantiate(config, _convert_="all")
+    data.prepare()
+    return data
+
+
+def _fitted(data: ImageData) -> dict[str, int]:
+    return {"num_classes": data.num_classes, "in_channels": data.input_shape[0]}
+
+
+def _check_machine(machine: Machine) -> None:
+    gpus = torch.cuda.device_count()
+    wants_gpu = machine.accelerator in ("gpu", "cuda")
+    if wants_gpu and not gpus:
+        raise UserError("trainer.accelerator=gpu, but this machine has no GPU that torch can use")
+    if machine.devices < 1 or (gpus and machine.accelerator != "cpu" and machine.devices > gpus):
+        raise UserError(f"trainer.devices={machine.devices}: this machine has {gpus or 'no'} GPUs (at least 1 device)")
+    if machine.threads is not None and machine.threads < 1:
+        raise UserError(f"trainer.threads={machine.threads} is not at least 1")

@@ -1,0 +1,133 @@
+"""Run one `Fit`: a Lightning trainer around a network, resumed from its last checkpoint where there is one."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+import torch
+
+from paredown.plan import Fit, Network
+from paredown.training.checkpoint import SafeCheckpointIO
+from paredown.training.module import FitModule, Row
+from paredown.training.progress import Progress
+
+if TYPE_CHECKING:
+    from paredown.data.images import ImageData
+
+CHECKPOINT = "last.safetensors"
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a fit runs on (conf/trainer/). Nothing here is part of a key: it must not change the result.
+
+    `checkpoint_seconds` is the least time between two checkpoints; one is written only at the end of an epoch.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+    threads: int | None = None
+    eval_batch_size: int = 256
+    checkpoint_seconds: float = 30.0
+    progress: bool = True
+
+
+def fit(
+    network: Network,
+    stage: Fit,
+    data: ImageData,
+    seed: int,
+    machine: Machine,
+    folder: Path,
+    report: Callable[[int, Row], None],
+) -> list[Row]:
+    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on rank 0.
+
+    `folder` holds the checkpoint: run again after a kill, it goes on there and ends bit-equal on the CPU.
+    Raises KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
+    """
+    data.batch_size, data.eval_batch_size, data.seed = stage.recipe.batch_size, machine.eval_batch_size, seed
+    if stage.recipe.channels_last:
+        network.module.to(memory_format=torch.channels_last)
+    module = FitModule(network.module, stage, seed, data.eval_splits)
+    checkpoint = folder / CHECKPOINT
+    trainer = _trainer(
+        stage,
+        machine,
+        [Keep(checkpoint, machine.checkpoint_seconds, report), Progress(stage.name, machine.progress)],
+    )
+    with quiet():
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
+        except SystemExit as stopped:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stopped
+    network.module.to("cpu")
+    return module.history
+
+
+def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback]) -> pl.Trainer:
+    with quiet():
+        return pl.Trainer(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            strategy=machine.strategy,
+            sync_batchnorm=machine.sync_batchnorm,
+            precision=PRECISIONS[stage.recipe.precision],  # type: ignore[arg-type]
+            max_epochs=stage.recipe.epochs,
+            gradient_clip_val=stage.recipe.clip_norm,
+            plugins=[SafeCheckpointIO()],
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,  # `Progress` shows ours
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # our loaders shard themselves
+            num_sanity_val_steps=0,
+            benchmark=True,
+        )
+
+
+class Keep(pl.callbacks.Checkpoint):
+    """At the end of an epoch: report its row, and write a checkpoint when the last one is old enough.
+
+    A `Checkpoint`, because Lightning runs those after the module's own hook, which writes the row.
+    """
+
+    def __init__(self, path: Path, seconds: float, report: Callable[[int, Row], None]) -> None:
+        self.path, self.seconds, self.report = path, seconds, report
+        self.written = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
+        """Report, then perhaps write; rank 0 decides, since clocks differ."""
+        if trainer.is_global_zero:
+            self.report(trainer.current_epoch, module.history[-1])
+        due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
+        if due and trainer.current_epoch + 1 < module.recipe.epochs:
+            trainer.save_checkpoint(self.path)
+            self.written = time.monotonic()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's own notices: the command line says what matters in its own words."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
