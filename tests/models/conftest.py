@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,13 +10,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks and images are small: a second thread costs more than it brings, most of all beside others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def measure():
     """measure(builder, (channels, height, width), **arguments) -> (parameters, MACs), on the meta device."""
 
-    def run(
-        builder: Callable[..., nn.Module], input_shape: tuple[int, int, int], **arguments
-    ) -> tuple[int, int]:
+    def run(builder: Callable[..., nn.Module], input_shape: tuple[int, int, int], **arguments) -> tuple[int, int]:
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             network = builder(**arguments).eval()
             network(torch.empty(1, *input_shape))

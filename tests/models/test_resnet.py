@@ -105,9 +105,7 @@ def test_option_a_differs_from_b_only_by_the_projections(block):
 
 
 def test_names_of_the_layers():
-    names = {
-        name for name, layer in cifar_resnet(8).named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
+    names = {name for name, layer in cifar_resnet(8).named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     blocks = {f"layer{i}.0.conv{j}" for i in (1, 2, 3) for j in (1, 2)}
     assert names == {"conv", "fc", "layer2.0.shortcut.conv", "layer3.0.shortcut.conv"} | blocks
 

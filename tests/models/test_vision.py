@@ -43,15 +43,11 @@ def test_imagenet_sizes(measure, name, parameters, macs):
 def test_efficientnet_size_agrees_with_a_count_that_adds_the_biases(measure):
     parameters, macs = measure(vision.efficientnet_b0, (3, 224, 224))
     convs = [m for m in vision.efficientnet_b0().modules() if isinstance(m, nn.Conv2d)]
-    biases = sum(
-        conv.out_channels for conv in convs if conv.bias is not None
-    )  # squeeze-excite: one pixel each
+    biases = sum(conv.out_channels for conv in convs if conv.bias is not None)  # squeeze-excite: one pixel each
     assert (parameters, macs + biases) == (5_288_548, 384_544_092 + 1_280_000)
 
 
-@pytest.mark.parametrize(
-    ("width", "parameters"), [(0.5, 352_042), (1, 1_263_854), (1.5, 2_488_874), (2, 5_365_486)]
-)
+@pytest.mark.parametrize(("width", "parameters"), [(0.5, 352_042), (1, 1_263_854), (1.5, 2_488_874), (2, 5_365_486)])
 def test_shufflenet_widths(measure, width, parameters):
     assert measure(vision.shufflenet_v2, (3, 32, 32), num_classes=10, width=width)[0] == parameters
 
@@ -65,9 +61,7 @@ def test_size_of_resnet18_with_the_cifar_stem(measure):
     # By hand: four 3x3 layers a stage on 32, 16, 8 and 4 pixels, and a 1x1 projection in the last three.
     stem = 64 * 27 * 32**2
     stage1 = 4 * 64 * 64 * 9 * 32**2
-    later = sum(
-        (c * c // 2 * 9 + 3 * c * c * 9 + c * c // 2) * s**2 for c, s in ((128, 16), (256, 8), (512, 4))
-    )
+    later = sum((c * c // 2 * 9 + 3 * c * c * 9 + c * c // 2) * s**2 for c, s in ((128, 16), (256, 8), (512, 4)))
     sizes = measure(vision.resnet18, (3, 32, 32), num_classes=10, stem="cifar")
     assert sizes == (11_173_962, stem + stage1 + later + 5120)
 

@@ -21,9 +21,7 @@ FORMS = {
     "model": lambda weights: {"model": weights, "optimizer": {"lr": 0.1}},
     "parallel": lambda weights: {"state_dict": {f"module.{name}": value for name, value in weights.items()}},
     "compiled": lambda weights: {f"module._orig_mod.{name}": value for name, value in weights.items()},
-    "before 0.4.1": lambda weights: {
-        n: v for n, v in weights.items() if not n.endswith("num_batches_tracked")
-    },
+    "before 0.4.1": lambda weights: {n: v for n, v in weights.items() if not n.endswith("num_batches_tracked")},
 }
 
 
@@ -94,9 +92,7 @@ def test_a_hostile_pickle_does_nothing(trained, tmp_path):
     assert sprung.exists()
 
 
-@pytest.mark.parametrize(
-    "content", [torch.ones(3), {}, {"epoch": 3}, {"net": {"weight": torch.ones(3)}}, [1, 2]]
-)
+@pytest.mark.parametrize("content", [torch.ones(3), {}, {"epoch": 3}, {"net": {"weight": torch.ones(3)}}, [1, 2]])
 def test_a_torch_file_without_a_state_dict(trained, tmp_path, content):
     torch.save(content, path := tmp_path / "other.pt")
     assert "tensor" in refusal(trained, path)

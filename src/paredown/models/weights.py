@@ -25,9 +25,7 @@ def load_pretrained(module: nn.Module, path: Path | str) -> None:
     under "state_dict" or "model". Raises UserError for a file that is missing, unreadable or doesn't fit."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"model.weights={path}: no such file (a .safetensors file or a torch state dict is needed)"
-        )
+        raise UserError(f"model.weights={path}: no such file (a .safetensors file or a torch state dict is needed)")
     weights = _unwrapped(_read(path), path)
     own = module.state_dict()
     # Files written before PyTorch 0.4.1, torchvision's oldest among them, lack this counter.
