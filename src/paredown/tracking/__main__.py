@@ -12,13 +12,9 @@ from paredown.tracking.tracker import send_waiting
 
 def main() -> int:
     """Exit code 0 when all is sent, 1 when some still waits, 2 for a wrong argument."""
-    parser = argparse.ArgumentParser(
-        prog="python -m paredown.tracking", description="Send waiting records to MLflow."
-    )
+    parser = argparse.ArgumentParser(prog="python -m paredown.tracking", description="Send waiting records to MLflow.")
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder with the experiments")
-    parser.add_argument(
-        "--uri", help="http://HOST:PORT or sqlite:///PATH (default: mlflow.db in the output folder)"
-    )
+    parser.add_argument("--uri", help="http://HOST:PORT or sqlite:///PATH (default: mlflow.db in the output folder)")
     options = parser.parse_args()
     uri = options.uri or f"sqlite:///{options.output / 'mlflow.db'}"
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,14 +49,13 @@ def check_uri(uri: str | None) -> str | None:
 def public(uri: str) -> str:
     """`uri` without user name and password, fit for messages, files and links."""
     parts = urlsplit(uri)
-    return (
-        uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    )
+    return uri if "@" not in parts.netloc else urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for `uri` (as `check_uri` gives it). A SQLite database is made, or brought to this MLflow's
-    schema, by one process at a time: left to themselves, most of several that start together fail."""
+    """A client for `uri` (as `check_uri` gives it). A SQLite database is made or filled up with
+    missing tables by one process at a time: left to themselves, most of several that start together fail.
+    Raises UserError for a database whose schema is another MLflow's."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -127,14 +124,8 @@ def _open_database(uri: str) -> MlflowClient:
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-    upgrade = subprocess.run(command, capture_output=True, text=True, check=False)
-    if upgrade.returncode:
-        reason = (upgrade.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            f"{database_path(uri)} was made by another MLflow and cannot be brought to this one: {reason}"
-        )
-    return MlflowClient(uri)
+        way = f"run `mlflow db upgrade {uri}`, or move it away and fill a new one with `make sync`"
+        raise UserError(f"{database_path(uri)} was made by another version of MLflow: {way}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -67,9 +67,8 @@ class Journal:
 
     def keep_text(self, text: str, name: str) -> None:
         """Hold `text` as the file `name`."""
-        target, temporary = self._room_for(name)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
+        target, _ = self._room_for(name)
+        write_text(target, text)
 
     def _room_for(self, name: str) -> tuple[Path, Path]:
         target = self.files / check_name(name)
@@ -93,17 +92,21 @@ class Journal:
         try:
             return json.loads(line)
         except ValueError as error:
-            raise UserError(
-                f"{self.path}: the line before byte {end} is not JSON ({error}): delete it"
-            ) from error
+            raise UserError(f"{self.path}: the line before byte {end} is not JSON ({error}): delete it") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write through a temporary name and a rename (`blueprint` does the same, but imports torch)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def check_name(name: str) -> str:
     """`name` if MLflow takes it for a metric, parameter or artifact: at most 250 letters, digits, `_-.:/` and
     blanks, no empty or `..` part. Else raises ValueError: once recorded it would hold up all the rest."""
     parts = PurePosixPath(name).parts
-    if not re.fullmatch(r"[\w\-. :/]{1,250}", name) or name != "/".join(parts) or {"..", "."} & set(parts):
-        raise ValueError(
-            f"MLflow takes no record named {name!r}: letters, digits, '_-.: ' and single '/' only"
-        )
+    clean = name == "/".join(parts) and not name.startswith("/") and ".." not in parts
+    if not re.fullmatch(r"[\w\-. :/]{1,250}", name) or not clean:
+        raise ValueError(f"MLflow takes no record named {name!r}: letters, digits, '_-.: ' and single '/' only")
     return name

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paredown.blueprint import write_text
 from paredown.tracking.client import connect, get_experiment, outages_as, public
-from paredown.tracking.journal import Journal, Record
+from paredown.tracking.journal import Journal, Record, write_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

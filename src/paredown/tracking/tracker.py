@@ -42,10 +42,7 @@ class Tracker:
         self._id = starts[0]["id"] if starts else None
         self._params: dict[str, str] = {k: v for record in starts for k, v in record["params"].items()}
         self._seen = {
-            (name, record["step"])
-            for record in records
-            if record["kind"] == "metrics"
-            for name in record["values"]
+            (name, record["step"]) for record in records if record["kind"] == "metrics" for name in record["values"]
         }
 
     @property
@@ -71,9 +68,7 @@ class Tracker:
         fresh = {k: v for k, v in flat.items() if k not in self._params}
         self._id = self._id or uuid.uuid4().hex
         every = {"kind": "experiment"} | {check_name(k): str(v) for k, v in tags.items()} | changed
-        self.journal.append(
-            "start", id=self._id, experiment=self.experiment, name=name, params=fresh, tags=every
-        )
+        self.journal.append("start", id=self._id, experiment=self.experiment, name=name, params=fresh, tags=every)
         self._params |= fresh
         self.send()
 
@@ -133,9 +128,7 @@ class Tracker:
         self._quiet_until = time.monotonic() + PAUSE
         if not self._away:
             where = public(self._sender.uri)
-            log.warning(
-                "tracking: %s takes no records (%s); they wait in %s", where, error, self.journal.folder
-            )
+            log.warning("tracking: %s takes no records (%s); they wait in %s", where, error, self.journal.folder)
         self._away = True
 
 
@@ -147,9 +140,7 @@ def send_waiting(root: Path, uri: str) -> dict[str, int]:
     """
     checked = check_uri(uri)
     if checked is None or not root.is_dir():
-        raise UserError(
-            f"tracking.uri={uri} is no store" if root.is_dir() else f"{root} is no folder of experiments"
-        )
+        raise UserError(f"tracking.uri={uri} is no store" if root.is_dir() else f"{root} is no folder of experiments")
     counts = {"runs": 0, "records": 0, "wait": 0}
     for path in sorted(root.rglob(f"{FOLDER}/{NAME}")):
         counts["runs"] += 1

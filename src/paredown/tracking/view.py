@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 KEY = "paredown"
+TRAINING = "workflowType=machine_learning"  # without it MLflow shows its pages for language models
 TAG = f"mlflow.sharedViewState.{KEY}"
 COMPUTE, ACCURACY = "cost/macs", "final/top1"
 COLUMNS = [f"metrics.`{name}`" for name in (ACCURACY, COMPUTE, "cost/params", "latency/ms")]
@@ -23,13 +24,13 @@ COLUMNS += [f"tags.`{name}`" for name in ("method", "model", "dataset")]
 
 def view_link(server: str, experiment_id: str) -> str:
     """The address at which `server` (http://HOST:PORT) opens straight on the saved chart."""
-    query = f"viewStateShareKey={KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+    query = f"viewStateShareKey={KEY}&compareRunsMode=CHART&{TRAINING}"
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def run_link(server: str, experiment_id: str, run_id: str) -> str:
     """The address of one run's page."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING}"
 
 
 def save_view(client: MlflowClient, experiment: Experiment) -> None:
