@@ -50,9 +50,7 @@ class Cifar(ImageData):
         batches, last = self._files()
         if not self._complete():
             self._fetch()
-        return self.cached(
-            file_state([*batches, last], self.root), lambda: _from_batches(batches, last, self.folder)
-        )
+        return self.cached(file_state([*batches, last], self.root), lambda: _from_batches(batches, last, self.folder))
 
     def _files(self) -> tuple[list[Path], Path]:
         if self.variant == 100:
@@ -64,9 +62,7 @@ class Cifar(ImageData):
         return all(file.is_file() for file in [*batches, last])
 
     def _fetch(self) -> None:
-        ways = (
-            f"point dataset.root at a folder with {self.folder.name}/, or with train.parquet and test.parquet"
-        )
+        ways = f"point dataset.root at a folder with {self.folder.name}/, or with train.parquet and test.parquet"
         if not self.download:
             raise UserError(f"no CIFAR-{self.variant} in {self.root}: {ways}, or set dataset.download=true")
         from filelock import FileLock
@@ -78,9 +74,7 @@ class Cifar(ImageData):
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".download.lock"):
                 if not self._complete():  # another process may have fetched it
-                    download_and_extract_archive(
-                        known.url, self.root, filename=known.filename, md5=known.tgz_md5
-                    )
+                    download_and_extract_archive(known.url, self.root, filename=known.filename, md5=known.tgz_md5)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"no CIFAR-{self.variant} in {self.root}, and {known.url} did not answer ({error}): {ways}"

@@ -80,16 +80,12 @@ def find_parquet(root: Path, *splits: str) -> list[Path]:
     `root` or one folder below it."""
     for split in splits:
         for folder in ("", "*/"):
-            if files := sorted(
-                [*root.glob(f"{folder}{split}.parquet"), *root.glob(f"{folder}{split}-*.parquet")]
-            ):
+            if files := sorted([*root.glob(f"{folder}{split}.parquet"), *root.glob(f"{folder}{split}-*.parquet")]):
                 return files
     return []
 
 
-def read_parquet(
-    files: Sequence[Path], labels: Sequence[str], size: int | None = None
-) -> tuple[Pixels, list[str]]:
+def read_parquet(files: Sequence[Path], labels: Sequence[str], size: int | None = None) -> tuple[Pixels, list[str]]:
     """The images of parquet `files` and, where the files say, the names of their classes.
 
     The columns: `img` or `image` (struct of `bytes` and `path`), and the first of `labels` that is there.
@@ -132,9 +128,7 @@ def _column(file: Path, table: Any, options: Sequence[str]) -> str:
     for option in options:
         if option in table.column_names:
             return option
-    raise UserError(
-        f"{file} has columns {', '.join(table.column_names)}, but none named {' or '.join(options)}"
-    )
+    raise UserError(f"{file} has columns {', '.join(table.column_names)}, but none named {' or '.join(options)}")
 
 
 def _class_names(table: Any, target: str) -> list[str]:

@@ -100,9 +100,7 @@ class Folder(ImageData):
 
     def _list(self) -> tuple[list[str], Listing, Listing]:
         if not self.root.is_dir():
-            raise UserError(
-                f"no images in {self.root}: point dataset.root at a folder with one folder per class"
-            )
+            raise UserError(f"no images in {self.root}: point dataset.root at a folder with one folder per class")
         folders = class_folders(self.root)
         if "train" not in folders:
             listing = self._listing(self.root, folders)
@@ -124,9 +122,7 @@ class Folder(ImageData):
 
     def _listing(self, folder: Path, names: Sequence[str]) -> Listing:
         if len(names) < 2:
-            raise UserError(
-                f"{folder} holds {len(names)} class folders: it needs one folder of images per class"
-            )
+            raise UserError(f"{folder} holds {len(names)} class folders: it needs one folder of images per class")
         return list_images(folder, names).arranged()
 
     def _pixels(self, listing: Listing) -> int:
@@ -149,9 +145,7 @@ class Folder(ImageData):
         # names and sizes stand for the content: reading all of it would take longer than many trainings
         sizes = [[state[:2] for state in file_state(part.paths, self.root)] for part in (train, test)]
         content = digest([list(names), self.side, sizes, train.labels.tolist(), test.labels.tolist()])
-        seen, unseen = (
-            FileImages(part.paths, part.labels, self.side, self.workers) for part in (train, test)
-        )
+        seen, unseen = (FileImages(part.paths, part.labels, self.side, self.workers) for part in (train, test))
         return Contents(tuple(names), (3, self.side, self.side), seen, unseen, content)
 
 

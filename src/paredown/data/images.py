@@ -69,9 +69,7 @@ class ImageData(LightningDataModule):
                 f"dataset.fraction={fraction!r} is not in (0, 1] (0.2 keeps a fifth of the training images)"
             )
         if validation < 0 or (isinstance(validation, float) and validation >= 1):
-            raise UserError(
-                f"dataset.validation={validation!r} is neither a count nor a fraction below 1 (0: none)"
-            )
+            raise UserError(f"dataset.validation={validation!r} is neither a count nor a fraction below 1 (0: none)")
         if classes is not None and classes < 2:
             raise UserError(f"dataset.classes={classes!r} is below 2 (null keeps all)")
         if len(mean) != len(std) or min(std) <= 0:
@@ -144,9 +142,7 @@ class ImageData(LightningDataModule):
             )
         channels, height, width = contents.input_shape
         if len(self.mean) != channels:
-            raise UserError(
-                f"dataset.mean has {len(self.mean)} values, the images of {self.name} {channels} channels"
-            )
+            raise UserError(f"dataset.mean has {len(self.mean)} values, the images of {self.name} {channels} channels")
         if max(self.augmentation.crop, self.augmentation.cutout) > min(height, width):
             raise UserError(
                 f"dataset.augment has crop={self.augmentation.crop} and cutout={self.augmentation.cutout}, "
@@ -184,9 +180,7 @@ class ImageData(LightningDataModule):
         images, rows = self._split(split)
         device = torch.device(device)
         normalisation = Normalisation(self.mean, self.std, device)
-        return EvalLoader(
-            images, rows, normalisation, batch_size=batch_size, device=device, rank=rank, world=world
-        )
+        return EvalLoader(images, rows, normalisation, batch_size=batch_size, device=device, rank=rank, world=world)
 
     def _split(self, name: str) -> tuple[Images, NDArray[np.int64]]:
         self.prepare()
@@ -209,9 +203,7 @@ class ImageData(LightningDataModule):
 
     def _place(self) -> dict[str, Any]:
         trainer = self.trainer
-        assert trainer is not None, (
-            "these hooks belong to a Trainer; without one use train_loader and eval_loader"
-        )
+        assert trainer is not None, "these hooks belong to a Trainer; without one use train_loader and eval_loader"
         return {
             "device": trainer.strategy.root_device,
             "rank": trainer.global_rank,

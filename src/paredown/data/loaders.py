@@ -42,9 +42,7 @@ class MemoryImages:
     def __init__(self, pixels: Pixels) -> None:
         self.labels = pixels.labels
         self.size = (pixels.images.shape[1], pixels.images.shape[2])
-        self._tensors = {
-            torch.device("cpu"): (torch.from_numpy(pixels.images), torch.from_numpy(pixels.labels))
-        }
+        self._tensors = {torch.device("cpu"): (torch.from_numpy(pixels.images), torch.from_numpy(pixels.labels))}
 
     def stream(
         self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None, device: torch.device

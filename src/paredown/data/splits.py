@@ -39,9 +39,7 @@ def _per_class(labels: Indices, amount: float) -> dict[int, int]:
     classes, counts = np.unique(labels, return_counts=True)
     total = amount if isinstance(amount, int) else round(amount * len(labels))
     if total > len(labels):
-        raise UserError(
-            f"dataset.validation={amount:g} is more than the {len(labels)} training images there are"
-        )
+        raise UserError(f"dataset.validation={amount:g} is more than the {len(labels)} training images there are")
     shares = counts * total / len(labels)
     held = np.floor(shares).astype(int)
     order = np.argsort(held - shares, kind="stable")

@@ -19,9 +19,7 @@ from paredown.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENLARGED = (
-    256 / 224
-)  # evaluation scales the shorter side to this many times the size before the centre is cut out
+ENLARGED = 256 / 224  # evaluation scales the shorter side to this many times the size before the centre is cut out
 
 
 class FileImages:
@@ -37,9 +35,7 @@ class FileImages:
     ) -> Iterator[Batch]:
         """See `loaders.Images`; the numbers in `seeds` fix each image's crop. Raises UserError for a
         damaged image."""
-        items = [
-            list(zip(rows.tolist(), _seeds(seeds, i, rows), strict=True)) for i, rows in enumerate(batches)
-        ]
+        items = [list(zip(rows.tolist(), _seeds(seeds, i, rows), strict=True)) for i, rows in enumerate(batches)]
         loader: DataLoader[Batch] = DataLoader(
             _Files(self.paths, self.labels, self.side),
             batch_sampler=items,
@@ -59,9 +55,7 @@ def _seeds(seeds: Sequence[Tensor] | None, batch: int, rows: Tensor) -> list[int
 
 class _Files(Dataset[Batch]):
     def __init__(self, paths: Sequence[Path], labels: NDArray[np.int64], size: int) -> None:
-        self.paths = np.array(
-            [str(path) for path in paths]
-        )  # one array: a list would be copied page by page by forks
+        self.paths = np.array([str(path) for path in paths])  # one array: a list would be copied page by page by forks
         self.labels, self.size = labels, size
 
     def __getitem__(self, key: tuple[int, int | None]) -> Batch:

@@ -43,9 +43,7 @@ class TinyImageNet(ImageData):
             )
         names = class_folders(self.root / "train")
         if len(names) < 2:
-            raise UserError(
-                f"{self.root / 'train'} holds {len(names)} class folders: it needs one per WordNet id"
-            )
+            raise UserError(f"{self.root / 'train'} holds {len(names)} class folders: it needs one per WordNet id")
         train = list_images(self.root / "train", names).arranged()
         valid = _list_valid(self.root / "val", names).arranged()
         files = file_state([*train.paths, *valid.paths], self.root)
