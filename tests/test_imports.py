@@ -1,0 +1,56 @@
+"""Imports point one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
+LEVELS = [
+    {"errors"},
+    {"plan"},
+    {"blueprint", "distributed", "config", "store", "tracking"},
+    {"layers", "models", "data"},
+    {"cost", "surgery", "correlation"},
+    {"training"},
+    {"methods"},
+    {"experiment"},
+    {"conclude"},
+    {"execute"},
+    {"summary"},
+    {"cli"},
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE) != Path("__init__.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "paredown":
+            found |= {alias.name for alias in node.names if alias.name != "__version__"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paredown."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("paredown.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_imports_upwards(path: Path) -> None:
+    own = LEVEL[part(path)]
+    upwards = {name for name in imported(path) - {part(path)} if LEVEL[name] > own}
+    assert not upwards
+
+
+def test_nothing_reads_pickles() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert "import pickle" not in text and "weights_only=False" not in text, path
+        assert text.count("allow_pickle=True") == 0, path
