@@ -88,8 +88,9 @@ class FitModule(pl.LightningModule):
         row["seconds"] = time.perf_counter() - self._started
         for hook in self.hooks:
             row |= hook.after_epoch(self.network, self.current_epoch)
-        if not math.isfinite(row["train/loss"]):
-            raise FloatingPointError(f"the loss is {row['train/loss']} after epoch {self.current_epoch + 1}")
+        trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
+        if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
+            raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
         self.history.append(row)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,105 @@
+"""A fit on real images: it learns, resumes bit-equal, and its hooks are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paredown import blueprint
+from paredown.data.digits import Digits
+from paredown.plan import Fit, Hooks, Network, Recipe
+from paredown.training.fit import CHECKPOINT, Machine, fit
+from paredown.training.module import Row
+
+ARCHITECTURE = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "num_classes": 10, "in_channels": 1}
+RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.05)
+MACHINE = Machine(accelerator="cpu", checkpoint_seconds=0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    cache = str(tmp_path_factory.mktemp("cache"))
+    digits = Digits(name="digits", mean=[0.3053], std=[0.3763], fraction=0.2, cache=cache, augment={"crop": 1})
+    digits.prepare()
+    return digits
+
+
+def start() -> Network:
+    torch.manual_seed(0)
+    return blueprint.create(ARCHITECTURE, (1, 8, 8))
+
+
+def train(
+    data: Digits, folder: Path, stop_after: int | None = None, stage: Fit | None = None
+) -> tuple[Network, list[Row]]:
+    def report(epoch: int, row: Row) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    network = start()
+    folder.mkdir(exist_ok=True)
+    return network, fit(network, stage or Fit("train", RECIPE), data, 7, MACHINE, folder, report)
+
+
+def test_it_learns_and_every_epoch_has_its_figures(data: Digits, tmp_path: Path) -> None:
+    _, rows = train(data, tmp_path)
+    assert len(rows) == 4 and rows[-1]["train/loss"] < rows[0]["train/loss"]
+    names = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "top1", "top5")}
+    assert names | {"learning_rate", "seconds"} == set(rows[0])
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
+    assert rows[-1]["test/top1"] > 40  # ten classes
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_fit_ends_bit_equal(data: Digits, tmp_path: Path, stop_after: int) -> None:
+    whole, rows = train(data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "cut", stop_after)
+    assert (tmp_path / "cut" / CHECKPOINT).is_file()
+    resumed, again = train(data, tmp_path / "cut")
+    theirs = whole.module.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in resumed.module.state_dict().items())
+    strip = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    assert [{name: value for name, value in row.items() if name != "seconds"} for row in again] == strip
+
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True)
+class Recorder(Hooks):
+    """Counts its calls and adds a penalty of known size."""
+
+    size: float = 0.5
+
+    def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
+        CALLS.append(f"penalty at {progress}")
+        return {"known": torch.tensor(self.size)}
+
+    def before_step(self, network: nn.Module, step: int) -> None:
+        CALLS.append(f"before {step}")
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        CALLS.append(f"after {step}")
+
+    def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
+        return {"epoch": float(epoch)}
+
+
+def test_hooks_act_around_every_step(data: Digits, tmp_path: Path) -> None:
+    CALLS.clear()
+    _, rows = train(data, tmp_path, stage=Fit("train", Recipe(epochs=2, batch_size=64), (Recorder(),)))
+    steps = len(data.train_loader(64, 0, torch.device("cpu"))) * 2
+    assert CALLS[:3] == ["before 0", "penalty at 0.0", "after 0"]
+    assert [call for call in CALLS if call.startswith("after")] == [f"after {step}" for step in range(steps)]
+    assert CALLS[-2] == "penalty at 0.5"
+    assert [row["penalty/known"] for row in rows] == [0.5, 0.5] and rows[1]["epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit(data: Digits, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"penalty/known.* in epoch 1"):
+        train(data, tmp_path, stage=Fit("train", Recipe(epochs=2), (Recorder(float("nan")),)))
