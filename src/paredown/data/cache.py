@@ -73,7 +73,7 @@ def load(folder: Path, name: str, state: Any, decode: Callable[[], Decoded]) -> 
                     _write(entry, decode())
         except OSError as error:
             raise UserError(
-                f"cannot write decoded images to {folder}: {error.strerror} (dataset.cache=... takes another)"
+                f"cannot write decoded images to {folder}: {error.strerror or error} (dataset.cache=... takes another)"
             ) from error
     return _read(entry)
 

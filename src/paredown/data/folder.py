@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paredown.data.cache import Decoded, Pixels, decoded, file_state
 from paredown.data.decode import arrange, decode, open_image
-from paredown.data.images import Contents, ImageData
+from paredown.data.images import Contents, ImageData, check_numbers
 from paredown.data.splits import split
 from paredown.data.stream import FileImages
 from paredown.errors import UserError
@@ -83,10 +83,14 @@ class Folder(ImageData):
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        check_numbers(int, size=1 if size is None else size, workers=workers)
+        check_numbers(float, test=test, memory=memory)
         if not 0 < test < 1:
             raise UserError(f"dataset.test={test!r} is not between 0 and 1 (0.2 tests on a fifth)")
         if size is not None and size < 1:
             raise UserError(f"dataset.size={size!r} is not a number of pixels (null: as the images are)")
+        if workers < 0:
+            raise UserError(f"dataset.workers={workers} is below 0 (0 decodes in the training process)")
         self.side, self.test, self.memory, self.workers = size, test, memory, workers
 
     def open(self) -> Contents:

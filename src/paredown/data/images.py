@@ -64,18 +64,8 @@ class ImageData(LightningDataModule):
         augment: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < fraction <= 1:
-            raise UserError(
-                f"dataset.fraction={fraction!r} is not in (0, 1] (0.2 keeps a fifth of the training images)"
-            )
-        if validation < 0 or (isinstance(validation, float) and validation >= 1):
-            raise UserError(f"dataset.validation={validation!r} is neither a count nor a fraction below 1 (0: none)")
-        if classes is not None and classes < 2:
-            raise UserError(f"dataset.classes={classes!r} is below 2 (null keeps all)")
-        if len(mean) != len(std) or min(std) <= 0:
-            raise UserError(
-                f"dataset.mean={list(mean)} and dataset.std={list(std)} need one value per channel, std > 0"
-            )
+        _check_split(validation, fraction, split_seed, classes)
+        _check_channels(mean, std)
         self.name: str = name
         self.mean, self.std = tuple(mean), tuple(std)
         self.root = Path(root or Path(os.environ.get("PAREDOWN_DATA", "data")) / name).expanduser().absolute()
@@ -209,6 +199,33 @@ class ImageData(LightningDataModule):
             "rank": trainer.global_rank,
             "world": trainer.world_size,
         }
+
+
+def check_numbers(kind: type[int | float], **settings: Any) -> None:
+    """Raises UserError for the first of the dataset's `settings` that is not a number, or not a whole one (`int`)."""
+    allowed = (int,) if kind is int else (int, float)
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise UserError(f"dataset.{name}={value!r} is not a {'whole ' if kind is int else ''}number")
+
+
+def _check_split(validation: float, fraction: float, seed: int, classes: int | None) -> None:
+    check_numbers(int, split_seed=seed, classes=2 if classes is None else classes)
+    check_numbers(float, fraction=fraction, validation=validation)
+    if not 0 < fraction <= 1:
+        raise UserError(f"dataset.fraction={fraction!r} is not in (0, 1] (0.2 keeps a fifth of the training images)")
+    if validation < 0 or (isinstance(validation, float) and validation >= 1):
+        raise UserError(f"dataset.validation={validation!r} is neither a count nor a fraction below 1 (0: none)")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"dataset.split_seed={seed!r} is not between 0 and 2**32 - 1")
+    if classes is not None and classes < 2:
+        raise UserError(f"dataset.classes={classes!r} is below 2 (null keeps all)")
+
+
+def _check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
+    numbers = all(isinstance(value, int | float) for value in [*mean, *std])
+    if not numbers or len(mean) != len(std) or min(std) <= 0:
+        raise UserError(f"dataset.mean={list(mean)} and dataset.std={list(std)} need one number per channel, std > 0")
 
 
 def _augmentation(values: Mapping[str, Any]) -> Augmentation:
