@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,30 +19,33 @@ from paredown.errors import UserError
 MISTAKE, INTERRUPTED = 2, 130
 
 
+ASKED: list[list[str]] = []  # the overrides, where the command line asks for a run and not for help
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _run(_: DictConfig) -> None:
-    overrides = list(HydraConfig.get().overrides.task)
+def _parse(_: DictConfig) -> None:
+    ASKED.append(list(HydraConfig.get().overrides.task))
+
+
+def _run(overrides: list[str]) -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)  # after Hydra, which resets it
+    logging.getLogger("paredown").setLevel(logging.INFO)
     from paredown import distributed, execute  # torch and Lightning: seconds, so not before they are needed
+    from paredown.summary import show
 
     result = execute.run(overrides)
-    if distributed.rank() == 0 and not (distributed.launched() and "TORCHELASTIC_RUN_ID" in os.environ):
-        from paredown.summary import show
-
-        show(result, " ".join(["src/run.py", *overrides]), _dashboard(result))
-
-
-def _dashboard(result: Any) -> str:
-    return "make dashboard opens all experiments in MLflow"
+    if not distributed.launched():  # among several ranks, the process that started them shows the table
+        show(result, " ".join(["src/run.py", *overrides]))
 
 
 def main() -> None:
     """Run the experiment named on the command line and end with an exit code of `--help`'s last line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing a traceback
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("paredown").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's polite stop is a Ctrl-C
     try:
-        _run()
+        _parse()
+        for overrides in ASKED:
+            _run(overrides)
     except UserError as error:
         _end(str(error), MISTAKE)
     except (HydraException, OmegaConfBaseException) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
@@ -15,7 +14,9 @@ from torch.nn import functional
 from paredown import __version__, blueprint
 from paredown.correlation import figure as correlation_figure
 from paredown.correlation import layer_correlations
-from paredown.cost import compare, count, latency
+from paredown.cost import compare, count
+from paredown.cost.latency import device_name
+from paredown.cost.latency import measure as measure_latency
 from paredown.experiment import Experiment
 from paredown.plan import Network
 from paredown.surgery.deploy import deploy, prove_equal
@@ -41,7 +42,7 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
     dense = experiment.dense().module
-    timed = latency.measure(deployed, dense, network.input_shape, device=device, **settings)
+    timed = measure_latency(deployed, dense, network.input_shape, device=device, **settings)
     return metrics | timed.metrics()
 
 
@@ -100,14 +101,10 @@ def tags(experiment: Experiment) -> dict[str, str]:
     more = {
         "seed": str(experiment.seed),
         "target": str(experiment.target) if experiment.target else "none",
-        "device": _device_name(),
+        "device": device_name(accelerator()),
         "code": _code_version(),
     }
     return experiment.names | more | keys
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
 
 
 def _code_version() -> str:

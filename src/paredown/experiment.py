@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 
 from paredown import blueprint
@@ -145,12 +146,12 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     method: Method = make(get_class(config["method"]["_target_"]), _arguments(config["method"]), "method")
     machine = make(Machine, config["trainer"], "trainer")
     _check_machine(machine)
-    data = _data(config["dataset"], output)
+    data = _data(config["dataset"])
     source = data
     if other := config["transfer"].get("dataset"):
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
-        source = _data(other, output)
+        source = _data(other)
     weights = config["model"]["weights"]
     if weights and not Path(weights).is_file():
         raise UserError(f"model.weights={weights}: no such file")
@@ -179,8 +180,13 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "_target_"}
 
 
-def _data(config: Mapping[str, Any], output: Path) -> ImageData:
-    data: ImageData = instantiate(config, _convert_="all")
+def _data(config: Mapping[str, Any]) -> ImageData:
+    try:
+        data: ImageData = instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
     data.prepare()
     return data
 

@@ -8,17 +8,17 @@ from rich.table import Table
 from paredown.execute import Result
 
 
-def show(result: Result, title: str, dashboard: str) -> None:
+def show(result: Result, title: str) -> None:
     """Print accuracy, cost and latency of `result`, its dense reference beside it, and where things are."""
     m = result.metrics
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for name, justify in (("", "left"), ("dense", "right"), ("deployed", "right"), ("ratio", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     gain = f"{m['gain/top1']:+.2f} points" if "gain/top1" in m else ""
     table.add_row("top-1, last epoch (%)", _number(m.get("dense/top1")), _number(m["final/top1"]), gain)
     table.add_row("top-1, best test epoch (%)", "", _number(m["best/top1"]), "")
     if "selected/top1" in m:
-        table.add_row("top-1, best validation epoch (%)", "", _number(m["selected/top1"]), "")
+        table.add_row("top-1, best val epoch (%)", "", _number(m["selected/top1"]), "")
     table.add_row("MACs", _big(m["cost/dense_macs"]), _big(m["cost/macs"]), f"{m['cost/speed_up']:.2f}x fewer")
     table.add_row(
         "parameters",
@@ -34,10 +34,13 @@ def show(result: Result, title: str, dashboard: str) -> None:
     )
     table.add_row("latency (ms a batch)", *latency)
     console = Console()
+    console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(table)
     if result.reused:
         console.print("finished before: this is the stored result")
-    console.print(f"network  {result.state}\nrecords  {result.folder}\n{dashboard}", soft_wrap=True, highlight=False)
+    console.print(
+        f"network  {result.state}\nrecords  {result.folder}\nMLflow   make dashboard", soft_wrap=True, highlight=False
+    )
 
 
 def _number(value: float | None, digits: int = 2) -> str:

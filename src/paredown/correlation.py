@@ -1,0 +1,57 @@
+"""How alike the filters of a layer are: the redundancy measure of the SSC paper (section 4.3, Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paredown.layers.masked import effective_weight
+
+# Okabe and Ito's palette: told apart with any colour vision; the symbols do it without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
+
+
+@torch.no_grad()
+def filter_correlation(weight: Tensor) -> float:
+    """Mean |Pearson's r| over all pairs of the N filters of `weight` (N, ...), structural zeros included, each filter
+    with itself too, so at least 1/N. The paper prints sigma as a sum of deviations, which is 0; it is read as their
+    variance. A constant filter correlates with none."""
+    filters = weight.detach().flatten(1).double()
+    centred = filters - filters.mean(dim=1, keepdim=True)
+    norms = centred.norm(dim=1, keepdim=True)
+    directions = torch.where(norms > 0, centred / norms.clamp(min=1e-300), 0.0)
+    return float((directions @ directions.T).abs().mean())
+
+
+def layer_correlations(module: nn.Module) -> dict[str, float]:
+    """`filter_correlation` of every convolution of `module` that is not depthwise, by name, in module order."""
+    convolutions = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+    return {
+        name: filter_correlation(effective_weight(layer))
+        for name, layer in convolutions.items()
+        if layer.groups < layer.in_channels or layer.in_channels == 1
+    }
+
+
+def figure(curves: Mapping[str, Mapping[str, float]]) -> Any:
+    """A Plotly figure with one line per label over the layers."""
+    from plotly import graph_objects
+
+    plot = graph_objects.Figure()
+    for index, (label, values) in enumerate(curves.items()):
+        style = {"color": COLOURS[index % len(COLOURS)], "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
+        line = {"color": style["color"], "dash": ("solid", "dash", "dot")[index % 3]}
+        trace = {"x": list(values), "y": list(values.values()), "name": label, "marker": style, "line": line}
+        plot.add_trace(graph_objects.Scatter(mode="lines+markers", **trace))
+    plot.update_layout(
+        title="Filter correlation per layer (lower: less redundant)",
+        yaxis={"title": "mean |correlation| of filter pairs", "rangemode": "tozero"},
+        xaxis={"title": "layer"},
+        template="plotly_white",
+        showlegend=True,
+    )
+    return plot

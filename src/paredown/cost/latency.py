@@ -1,0 +1,106 @@
+"""How long the deployed network really takes, beside the dense one, measured in turns."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP, FEWEST = 3, 5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians in milliseconds a batch, and the middle half of the speed-ups of the single turns."""
+
+    ms: float
+    dense_ms: float
+    speed_up: float
+    speed_up_low: float
+    speed_up_high: float
+    batch: int
+    threads: int
+    device: str
+    turns: int
+
+    def metrics(self) -> dict[str, float]:
+        """Under their names in docs/architecture.md."""
+        times = {"ms": self.ms, "dense_ms": self.dense_ms, "speed_up": self.speed_up}
+        interval = {"speed_up_low": self.speed_up_low, "speed_up_high": self.speed_up_high}
+        setting = {"batch": self.batch, "threads": self.threads, "turns": self.turns}
+        return {f"latency/{name}": float(value) for name, value in (times | interval | setting).items()}
+
+
+def measure(
+    deployed: nn.Module,
+    dense: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    device: torch.device,
+    batch: int = 32,
+    threads: int | None = None,
+    seconds: float = 4.0,
+) -> Latency:
+    """Time `deployed` and `dense` in turns (A B A B ...) on the same random batch for about `seconds`, in channels-last,
+    fp32 and inference mode. `threads` None keeps torch's number; it is as before afterwards."""
+    images = torch.randn(batch, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
+    pair = [_ready(network, device) for network in (deployed, dense)]
+    with _threads(threads), torch.inference_mode():
+        for network in pair * WARM_UP:
+            network(images)
+        turns: list[tuple[float, float]] = []
+        started = time.perf_counter()
+        while len(turns) < FEWEST or time.perf_counter() - started < seconds:
+            turns.append((_time(pair[0], images), _time(pair[1], images)))
+        used = torch.get_num_threads()
+    ratios = [other / own for own, other in turns]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    own_ms, dense_ms = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
+    return Latency(own_ms, dense_ms, statistics.median(ratios), low, high, batch, used, device_name(device), len(turns))
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the processor or GPU behind `device`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 (not a file of ours)
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return platform.processor() or platform.machine()
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _time(network: nn.Module, images: Tensor) -> float:
+    _wait(images.device)
+    started = time.perf_counter()
+    network(images)
+    _wait(images.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

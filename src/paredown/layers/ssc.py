@@ -1,0 +1,60 @@
+"""Structured sparse convolution (Verma et al., WACV 2023): the layer kind `ssc`, its pattern and the choice of (g, p)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from paredown.errors import UserError
+from paredown.layers._ssc_choice import Choice, Policy, Scope, apply_pair, choose
+from paredown.layers._ssc_pattern import Kernel, Parity, clip, dead_inputs, nonzeros, support
+from paredown.layers.masked import MaskedConv2d
+
+__all__ = [
+    "Choice",
+    "Kernel",
+    "Parity",
+    "Policy",
+    "SSCConv2d",
+    "Scope",
+    "apply_pair",
+    "build",
+    "choose",
+    "clip",
+    "dead_inputs",
+    "nonzeros",
+    "support",
+]
+
+
+class SSCConv2d(MaskedConv2d):
+    """A convolution whose filters are the shifted SSC pattern of (g, p); see `support` for the arguments.
+
+    The mask follows from the arguments, so it is not in the state dict: a dense layer's weights load as they are.
+    """
+
+    def __init__(self, dense: nn.Conv2d, g: int, p: int, parity: Parity, kernel: Kernel) -> None:
+        pattern = (dense.in_channels, dense.out_channels, dense.kernel_size[0], g, p, parity, kernel)
+        super().__init__(dense, support(*pattern), persistent=False)
+        self.pattern = pattern
+
+    def active_weights(self) -> int:
+        """The closed form of the count, which needs no look at the mask."""
+        return nonzeros(*self.pattern)
+
+    def extra_repr(self) -> str:
+        """The convolution's own settings and the pattern's."""
+        *_, g, p, parity, kernel = self.pattern
+        return f"{super().extra_repr()}, g={g}, p={p}, parity={parity}, kernel={kernel}"
+
+
+def build(dense: nn.Module, g: int, p: int, parity: Parity = "halves", kernel: Kernel = "parity") -> SSCConv2d:
+    """`dense` with all weights outside `support` removed; stride, padding, dilation and bias stay.
+
+    Raises UserError for anything but an ungrouped Conv2d with a square kernel, and where `support` does.
+    """
+    if not isinstance(dense, nn.Conv2d) or dense.groups != 1:
+        groups = f" with groups={dense.groups}" if isinstance(dense, nn.Conv2d) else ""
+        raise UserError(f"kind 'ssc' replaces a Conv2d with groups=1, not a {type(dense).__name__}{groups}")
+    if dense.kernel_size[0] != dense.kernel_size[1]:
+        raise UserError(f"kind 'ssc' needs a square kernel, not {dense.kernel_size}")
+    return SSCConv2d(dense, g, p, parity, kernel)
