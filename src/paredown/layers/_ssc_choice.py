@@ -72,7 +72,8 @@ def choose(
 ) -> Choice:
     """The (g, p) that bring `model` to `sparsity` (within 0.005) or to `speed_up` (within 2 %), by exact counting.
 
-    Among the pairs that do: no dead inputs, then the nearest, then gcd(p, g-1) = 1, then g near p, then the smaller g.
+    Among the pairs that do: no dead inputs, then a g that divides the layers' widths (every channel meets K x K kernels,
+    and the layer can be packed), then the nearest, then gcd(p, g-1) = 1, then g near p, then the smaller g.
     Where no pair does, the layers nearest the output take a sparser pair than the rest. `speed_up` needs the layers'
     output `sizes` (height x width by name). Raises UserError naming the nearest value in reach.
     """
@@ -193,7 +194,8 @@ class _Space:
         uneven = np.round(np.abs(np.log(p / np.maximum(g, 1))), 9)
         keys = (p_1x1, p_1x1 != p, g, uneven, np.gcd(p, np.abs(g - 1)) != 1, np.abs(self.kept[index] - budget))
         ranked = [self._triple(int(i)) for i in index[np.lexsort(keys)]]
-        return next((triple for triple in ranked if not any(_unread(self.replaced, triple))), ranked[0])
+        whole = [triple for triple in ranked if not any(_unread(self.replaced, triple))]
+        return next((triple for triple in whole if _divides(self.replaced, triple)), (whole or ranked)[0])
 
     def _triple(self, index: int) -> Triple:
         return int(self.g[index]), int(self.p[index]), int(self.p_1x1[index])
@@ -233,6 +235,12 @@ def _pointwise_spacings(p: int, widths: Iterable[int]) -> list[int]:
 
 def _unread(layers: Iterable[_Layer], triple: Triple) -> Iterator[int]:
     return (dead_inputs(layer.inputs, layer.outputs, *layer.pair(triple)) for layer in layers)
+
+
+def _divides(layers: Iterable[_Layer], triple: Triple) -> bool:
+    """Whether every input channel meets as many K x K kernels as any other: g divides each layer's width."""
+    pairs = ((layer.inputs, layer.pair(triple)[0]) for layer in layers if layer.role == "spatial")
+    return all(inputs % g == 0 for inputs, g in pairs if g)
 
 
 def _move_tail(
