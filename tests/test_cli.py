@@ -62,7 +62,8 @@ MISTAKES = {
     ("dataset=digits", "output=/dev/null/here"): "cannot write to output folder /dev/null/here",
     ("dataset=cifar10", "dataset.root=/no/such/folder", "dataset.download=false"): "dataset.root",
     ("dataset=digits", "sparsity=0.9"): "dense",
-    ("=3",): "cannot read override",
+    ("=3",): "override must be a string",
+    ("seed=[",): "cannot read override",
 }
 
 

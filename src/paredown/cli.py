@@ -9,14 +9,12 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from paredown.config import CONF, explain
+from paredown.config import COMPOSING, CONF, explain
 from paredown.errors import UserError
 
-MISTAKE, INTERRUPTED = 2, 130
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
 ASKED: list[list[str]] = []  # the overrides, where the command line asks for a run and not for help
@@ -44,12 +42,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's polite stop is a Ctrl-C
     try:
         _parse()
+    except COMPOSING as error:
+        _end(str(explain(error)), MISTAKE)
+    try:
         for overrides in ASKED:
             _run(overrides)
     except UserError as error:
         _end(str(error), MISTAKE)
-    except (HydraException, OmegaConfBaseException) as error:
-        _end(str(error.__cause__ if isinstance(error.__cause__, UserError) else explain(error)), MISTAKE)
+    except FloatingPointError as error:
+        _end(f"{error}; finished stages are kept, lower the learning rate or set recipe.clip_norm", FAILED)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
 

@@ -23,6 +23,7 @@ from paredown.errors import UserError, nearest
 
 NAMED = ("method", "model", "dataset", "recipe", "debug")
 CONF = Path(__file__).parents[2] / "conf"
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what Hydra raises for what a person typed
 Value = TypeVar("Value")
 
 
@@ -36,7 +37,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
         with open_dict(config):
             del config["hydra"]
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING as error:
         raise explain(error) from error
     return values | {"names": names}
 
