@@ -27,9 +27,11 @@ def _parse(_: DictConfig) -> None:
 
 def _run(overrides: list[str]) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)  # after Hydra, which resets it
-    logging.getLogger("paredown").setLevel(logging.INFO)
     from paredown import distributed, execute  # torch and Lightning: seconds, so not before they are needed
     from paredown.summary import show
+
+    # the process that starts several ranks has said what there is to say about the plan
+    logging.getLogger("paredown").setLevel(logging.ERROR if distributed.launched() else logging.INFO)
 
     result = execute.run(overrides)
     if not distributed.launched():  # among several ranks, the process that started them shows the table

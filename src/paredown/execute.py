@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def _run_in_processes(experiment: Experiment, overrides: list[str]) -> Result:
     result = stored_result(experiment)
     if code or result is None:
         raise RuntimeError(f"the {experiment.machine.devices} processes ended with exit code {code}")
-    return result
+    return replace(result, reused=False)
 
 
 def stored_result(experiment: Experiment) -> Result | None:

@@ -30,7 +30,7 @@ def show(result: Result, title: str) -> None:
     latency = (
         _number(m["latency/dense_ms"], 3),
         _number(m["latency/ms"], 3),
-        f"{m['latency/speed_up']:.2f}x faster, measured",
+        _measured(m["latency/speed_up"]),
     )
     table.add_row("latency (ms a batch)", *latency)
     console = Console()
@@ -41,6 +41,12 @@ def show(result: Result, title: str) -> None:
     console.print(
         f"network  {result.state}\nrecords  {result.folder}\nMLflow   make dashboard", soft_wrap=True, highlight=False
     )
+
+
+def _measured(ratio: float) -> str:
+    if 0.95 < ratio < 1.05:
+        return "no faster, measured"
+    return f"{ratio:.2f}x faster, measured" if ratio > 1 else f"{1 / ratio:.2f}x SLOWER, measured"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

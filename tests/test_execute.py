@@ -1,0 +1,137 @@
+"""Experiments from the outside: what is finished is never done again, whatever was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from paredown import blueprint, execute
+from paredown.execute import Result
+from paredown.training import fit as fit_module
+
+RUN = Path(__file__).parents[1] / "src" / "run.py"
+SMALL = ["dataset=digits", "model=resnet20", "model.depth=8", "dataset.fraction=0.2", "recipe.epochs=3"]
+CHEAP = ["latency.seconds=0.02", "tracking=off", "trainer.progress=false"]
+
+
+def words(output: Path, *more: str) -> list[str]:
+    return [*SMALL, *CHEAP, f"output={output}", *more]
+
+
+def weights(result: Result) -> dict[str, torch.Tensor]:
+    return blueprint.load(result.state).state_dict()
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, str(RUN), *arguments], text=True, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the fits that really train."""
+    names: list[str] = []
+
+    def counted(network: object, stage: object, *rest: object) -> object:
+        names.append(stage.name)  # type: ignore[attr-defined]
+        return fit_module.fit(network, stage, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(execute, "fit", counted)
+    return names
+
+
+def test_a_finished_experiment_returns_its_result_at_once(tmp_path: Path, fits: list[str]) -> None:
+    arguments = words(tmp_path, "method=ssc", "sparsity=0.8")
+    first = execute.run(arguments)
+    started = time.perf_counter()
+    again = execute.run(arguments)
+    assert time.perf_counter() - started < 2  # under one on a quiet machine
+    assert again.reused and again.metrics == first.metrics and again.state == first.state
+    assert fits == ["train"]
+
+
+def test_only_what_changed_is_trained(tmp_path: Path, fits: list[str]) -> None:
+    execute.run(words(tmp_path))
+    execute.run(words(tmp_path, "latency.batch=4"))  # another measurement of the same network
+    assert fits == ["train"]
+    execute.run(words(tmp_path, "seed=1"))
+    execute.run(words(tmp_path, "recipe.weight_decay=0"))
+    execute.run(words(tmp_path, "dataset.augment.crop=1"))
+    assert fits == ["train"] * 4
+
+
+def test_a_gain_is_told_where_the_dense_network_is_there(tmp_path: Path) -> None:
+    dense = execute.run(words(tmp_path)).metrics["final/top1"]
+    metrics = execute.run(words(tmp_path, "method=ssc", "sparsity=0.8")).metrics
+    assert metrics["dense/top1"] == pytest.approx(dense)
+    assert metrics["gain/top1"] == pytest.approx(metrics["final/top1"] - dense)
+
+
+def test_a_plan_is_transferred(tmp_path: Path, fits: list[str]) -> None:
+    other = ["dataset@transfer.dataset=digits", "transfer.dataset.fraction=0.1", "method=ssc", "sparsity=0.8"]
+    execute.run(words(tmp_path, *other))
+    assert fits == ["train"]
+    result = execute.run(words(tmp_path, *other, "transfer.mode=finetune"))
+    assert fits == ["train", "train", "transfer"] and result.metrics["cost/sparsity"] > 0.79
+
+
+def test_a_state_damaged_on_disk_is_named(tmp_path: Path) -> None:
+    result = execute.run(words(tmp_path))
+    (result.state / blueprint.WEIGHTS).write_bytes(b"short")
+    with pytest.raises(execute.UserError, match="holds no readable network"):
+        blueprint.load(result.state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_in_a_fit_and_run_again_ends_bit_equal(tmp_path: Path, blow: signal.Signals) -> None:
+    more = ["recipe.epochs=40", "trainer.checkpoint_seconds=0", "method=ssc", "sparsity=0.8"]
+    arguments = words(tmp_path / "cut", *more)
+    process = start(arguments)
+    while not list((tmp_path / "cut").rglob("last.safetensors")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    os.kill(process.pid, blow)
+    _, errors = process.communicate(timeout=60)
+    if blow != signal.SIGKILL:
+        assert process.returncode == 130 and errors.strip().endswith("goes on from the last checkpoint")
+    assert not list((tmp_path / "cut").rglob("result.json"))
+    assert start(arguments).wait(timeout=300) == 0
+    resumed, whole = execute.run(arguments), execute.run(words(tmp_path / "whole", *more))
+    assert resumed.reused
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+
+
+@pytest.mark.slow
+def test_two_at_once_train_once(tmp_path: Path) -> None:
+    arguments = words(tmp_path, "recipe.epochs=20")
+    processes = [start(arguments) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    records = list(tmp_path.rglob("stage.json"))
+    assert len(records) == 1 and len(json.loads(records[0].read_text())["history"]) == 20
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [[], ["method=ssc", "sparsity=0.8"]], ids=["dense", "ssc"])
+def test_two_ranks_equal_one_process_up_to_batch_norm(tmp_path: Path, method: list[str]) -> None:
+    more = [*method, "recipe.epochs=12", "dataset.fraction=1.0", "trainer.accelerator=cpu"]
+    one = execute.run(words(tmp_path / "one", *more))
+    two = execute.run(words(tmp_path / "two", *more, "trainer=ddp", "trainer.progress=false"))
+    assert [path.name for path in (tmp_path / "two" / "store").rglob("stage.json")] == ["stage.json"] * (
+        1 + bool(method)
+    )
+    assert two.metrics["cost/macs"] == one.metrics["cost/macs"]
+    assert two.metrics["final/top1"] == pytest.approx(one.metrics["final/top1"], abs=6)
+    ours, theirs = (blueprint.read(result.state) for result in (one, two))
+    assert ours.blueprint == theirs.blueprint
+    for name, buffer in ours.module.named_buffers():
+        if buffer.dtype is torch.bool:
+            assert torch.equal(buffer, theirs.module.get_buffer(name))
