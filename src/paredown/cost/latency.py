@@ -9,9 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from paredown.errors import UserError
 
 WARM_UP, FEWEST = 3, 5
 
@@ -31,11 +34,21 @@ class Latency:
     turns: int
 
     def metrics(self) -> dict[str, float]:
-        """Under their names in docs/architecture.md."""
+        """Under their names in docs/architecture.md; `device` is no number and goes into the tags."""
         times = {"ms": self.ms, "dense_ms": self.dense_ms, "speed_up": self.speed_up}
         interval = {"speed_up_low": self.speed_up_low, "speed_up_high": self.speed_up_high}
         setting = {"batch": self.batch, "threads": self.threads, "turns": self.turns}
         return {f"latency/{name}": float(value) for name, value in (times | interval | setting).items()}
+
+
+def check(batch: int = 32, threads: int | None = None, seconds: float = 4.0) -> None:
+    """Raises UserError for settings that `measure` cannot use; to be asked before anything is trained."""
+    if batch < 1:
+        raise UserError(f"latency.batch={batch} is below 1: it is the number of images timed at once")
+    if threads is not None and threads < 1:
+        raise UserError(f"latency.threads={threads} is below 1: take a number of threads, or null for torch's own")
+    if not seconds >= 0:
+        raise UserError(f"latency.seconds={seconds} is below 0: it is the time spent on measuring")
 
 
 def measure(
@@ -48,8 +61,9 @@ def measure(
     threads: int | None = None,
     seconds: float = 4.0,
 ) -> Latency:
-    """Time `deployed` and `dense` in turns (A B A B ...) on the same random batch for about `seconds`, in channels-last,
-    fp32 and inference mode. `threads` None keeps torch's number; it is as before afterwards."""
+    """Time `deployed` and `dense` in turns (A B A B ...) on the same random batch for about `seconds`, in eval and
+    inference mode, fp32, channels-last. `threads` None keeps torch's number, which is as before afterwards."""
+    check(batch, threads, seconds)
     images = torch.randn(batch, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
     pair = [_ready(network, device) for network in (deployed, dense)]
     with _threads(threads), torch.inference_mode():
@@ -73,14 +87,15 @@ def device_name(device: torch.device) -> str:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:  # noqa: PTH123 (not a file of ours)
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # not Linux, or not x86
         return platform.processor() or platform.machine()
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
-    return copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    ready = copy.deepcopy(network).to(device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready.eval()
 
 
 def _time(network: nn.Module, images: Tensor) -> float:

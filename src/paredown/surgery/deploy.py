@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.blueprint import CompressedLayer
 
@@ -15,51 +16,70 @@ class DeployError(RuntimeError):
 
 
 def deploy(module: nn.Module) -> nn.Module:
-    """A copy of `module` in eval mode in which every CompressedLayer is its `deployed()` form."""
-    if isinstance(module, CompressedLayer):
-        return module.deployed().eval()
-    deployed = copy.deepcopy(module).eval()
-    for name, layer in compressed_layers(module).items():
-        deployed.set_submodule(name, layer.deployed().eval())
-    return deployed
+    """A copy of `module` in eval mode in which every CompressedLayer is its `deployed()` form, once for all the names
+    it goes by. Nothing is shared with `module`, and torch's random generators stay where they were."""
+    used = sorted({parameter.get_device() for parameter in module.parameters() if parameter.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices=used):  # a fresh module draws weights before it is given ours
+        layers = compressed_layers(module).values()
+        # for deepcopy these layers are copied already: it puts the plain form wherever one is referred to
+        plain: dict[int, object] = {id(layer): copy.deepcopy(layer.deployed()) for layer in layers}
+        return copy.deepcopy(module, plain).eval()
 
 
 def compressed_layers(module: nn.Module) -> dict[str, CompressedLayer]:
-    """The CompressedLayers of `module` by name."""
-    return {name: layer for name, layer in module.named_modules() if isinstance(layer, CompressedLayer)}
+    """The outermost CompressedLayers of `module` by name; a shared one under each of its names."""
+    found: dict[str, CompressedLayer] = {}
+    for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, CompressedLayer) and not any(within(name, outer) for outer in found):
+            found[name] = layer
+    return found
+
+
+def within(name: str, outer: str) -> bool:
+    """Whether the module called `name` is `outer` or lies inside it ("" is the whole network)."""
+    return not outer or name == outer or name.startswith(f"{outer}.")
 
 
 def prove_equal(
     module: nn.Module, deployed: nn.Module, input_shape: tuple[int, ...], batch: int = 4, tolerance: float = 1e-9
 ) -> float:
-    """The largest difference of the two networks' outputs on random inputs, in float64 and relative to the largest
-    output. Raises DeployError above `tolerance`, naming the first layer that differs where both have one."""
+    """The largest difference of the two networks' outputs, relative to the largest output, on random inputs in float64.
+
+    Each rewritten or parametrised layer is compared with its counterpart on the same input too, so that no dead layer
+    behind it hides a difference. Raises DeployError above `tolerance`, naming the first layer that differs.
+    """
     inputs = torch.randn(batch, *input_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = [copy.deepcopy(network).cpu().double().eval() for network in (module, deployed)]
-    outputs = [_outputs(network, inputs) for network in exact]
-    differences = {name: _difference(outputs[0][name], outputs[1][name]) for name in outputs[0] if name in outputs[1]}
-    if not differences[""] <= tolerance:  # also where it is not a number
-        first = next(name for name, difference in differences.items() if not difference <= tolerance)
-        where = f"; the first layer that differs is {first}" if first else ""
-        raise DeployError(f"the deployed network differs by {differences['']:.2e} (relative){where}")
-    return differences[""]
+    trained, shipped = (copy.deepcopy(network).cpu().double().eval() for network in (module, deployed))
+    counterparts = dict(shipped.named_modules())
+    for name, layer in _comparable(trained).items():
+        if name in counterparts:
+            layer.register_forward_hook(_comparing(name, counterparts[name], tolerance))
+    with torch.no_grad():
+        return _difference("the network's output", trained(inputs), shipped(inputs), tolerance)
 
 
-@torch.no_grad()
-def _outputs(network: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> nn.modules.module._forward_hook_callable:  # type: ignore[name-defined]
-        return lambda module, args, output: outputs.setdefault(name, output.clone())
-
-    for name, module in network.named_modules():
-        if name:
-            module.register_forward_hook(keep(name))
-    final = network(inputs)
-    return outputs | {"": final}
+def _comparable(network: nn.Module) -> dict[str, nn.Module]:
+    """Rewritten layers, and plain ones with parameters: these never work in place on what they are given."""
+    rewritten = compressed_layers(network)
+    plain = {
+        name: layer
+        for name, layer in network.named_modules()
+        if not list(layer.children()) and list(layer.parameters()) and not any(within(name, r) for r in rewritten)
+    }
+    return {**rewritten, **plain}
 
 
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    if one.shape != other.shape:
-        return float("inf")
-    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-30))
+def _comparing(name: str, counterpart: nn.Module, tolerance: float) -> Any:
+    def compare(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        _difference(f"layer {name or 'the network itself'}", output, counterpart(*inputs), tolerance)
+
+    return compare
+
+
+def _difference(what: str, trained: Tensor, deployed: Tensor, tolerance: float) -> float:
+    if trained.shape != deployed.shape:
+        raise DeployError(f"deployed, {what} has shape {tuple(deployed.shape)} instead of {tuple(trained.shape)}")
+    difference = float((trained - deployed).abs().max() / trained.abs().max().clamp(min=1e-30))
+    if not difference <= tolerance:  # also where it is not a number
+        raise DeployError(f"deployed, {what} differs by {difference:.2e} of its largest value")
+    return difference
