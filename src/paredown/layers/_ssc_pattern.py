@@ -32,7 +32,7 @@ def support(
     """Where the weights are: a boolean tensor (out_channels, in_channels, K, K); section 2, eq. 3 and the shift.
 
     An odd filter's K x K kernels use the odd taps (row-major, from 0), an even filter's the even ones, `kernel="full"`
-    all; a 1 x 1 kernel is the centre tap. Raises UserError for values outside 0 <= g <= M, 0 <= p <= channels left over.
+    all; a 1 x 1 kernel is the centre tap. Raises UserError outside 0 <= g <= M and 0 <= p <= the channels left over.
     """
     check(in_channels, kernel_size, g, p, parity, kernel)
     filters, taps = torch.arange(out_channels), torch.arange(kernel_size**2)

@@ -79,8 +79,6 @@ def _settings(conv: nn.Conv2d) -> dict[str, Any]:
 
 def _output_size(conv: nn.Conv2d, axis: int, size: int) -> int:
     reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
-    if isinstance(conv.padding, str):
-        padding = reach if conv.padding == "same" else 0
-    else:
-        padding = 2 * int(conv.padding[axis])
+    named = {"same": reach, "valid": 0}
+    padding = named[conv.padding] if isinstance(conv.padding, str) else 2 * int(conv.padding[axis])
     return (size + padding - reach - 1) // conv.stride[axis] + 1

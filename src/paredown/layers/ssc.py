@@ -1,11 +1,12 @@
-"""Structured sparse convolution (Verma et al., WACV 2023): the layer kind `ssc`, its pattern and the choice of (g, p)."""
+"""Structured sparse convolution (Verma et al., WACV 2023): the kind `ssc`, its pattern and the choice of (g, p)."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from paredown.errors import UserError
-from paredown.layers._ssc_choice import Choice, Policy, Scope, apply_pair, choose
+from paredown.layers._ssc_choice import Choice, apply_pair, choose
+from paredown.layers._ssc_layers import Policy, Scope
 from paredown.layers._ssc_pattern import Kernel, Parity, clip, dead_inputs, nonzeros, support
 from paredown.layers.masked import MaskedConv2d
 
