@@ -32,7 +32,7 @@ def test_torchvision_totals(name, conv, thop):
 
 @pytest.mark.parametrize(
     ("depth", "shortcut", "conv"),
-    [(20, "A", 40_550_400), (20, "B", 40_812_544), (32, "A", 68_861_952), (110, "B", 253_149_184)],
+    [(20, "A", 40_550_400), (20, "B", 40_812_544), (32, "A", 68_861_952)],
 )
 def test_svd_trainings_networks(depth, shortcut, conv):
     network = cifar_resnet(depth, shortcut=shortcut)

@@ -60,6 +60,7 @@ class OperatorCheck(TorchDispatchMode):
         packet = func._overloadpacket
         name = packet._qualified_op_name.removeprefix("aten::")
         if packet not in flop_registry and name not in FREE and name.removesuffix("_") not in FREE:
-            where = max(self.tracker.parents, key=len)  # the innermost: every parent's name begins its child's
+            inside = self.tracker.parents - {"Global"}
+            where = max(inside, key=len, default="Global")  # the innermost: every parent's name begins its child's
             raise CostError(f"{where}: no counter knows the operator {name!r} (cost/operators.py lists those known)")
         return func(*args, **(kwargs or {}))
