@@ -23,7 +23,8 @@ def filter_correlation(weight: Tensor) -> float:
     filters = weight.detach().flatten(1).double()
     centred = filters - filters.mean(dim=1, keepdim=True)
     norms = centred.norm(dim=1, keepdim=True)
-    directions = torch.where(norms > 0, centred / norms.clamp(min=1e-300), 0.0)
+    varies = norms > 1e-12 * filters.norm(dim=1, keepdim=True)  # a constant filter's mean is off by rounding
+    directions = torch.where(varies, centred / norms, 0.0)
     return float((directions @ directions.T).abs().mean())
 
 

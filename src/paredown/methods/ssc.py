@@ -37,7 +37,7 @@ class SSC(Method):
     pointwise_only: bool = False
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
-        """Swap the convolutions, then train. Raises UserError for no (g, p), for two ways to say it, or out of reach."""
+        """Swap the convolutions, then train. Raises UserError for no (g, p), two ways to say it, or one out of reach."""
         choice = self._choose(target, network)
         _tell(choice)
         layers = {name: list(pair) for name, pair in choice.layers.items()}
@@ -55,6 +55,8 @@ class SSC(Method):
             layers = count(network.module, network.input_shape).layers
             sizes = {layer.name: torch.Size(layer.output_shape[1:]).numel() for layer in layers}
             return choose(network.module, scope=self.scope, speed_up=target.value, sizes=sizes, policy=policy)
+        if self.pointwise_only and self.g:
+            raise UserError(f"method.pointwise_only leaves K x K kernels as they are: leave out method.g={self.g}")
         if self.p is None or (self.g is None and not self.pointwise_only):
             raise UserError("method ssc needs sparsity=, speed_up=, or its own method.g and method.p")
         return apply_pair(network.module, self.g or 0, self.p, self.p_1x1, self.scope, policy=policy)
