@@ -37,7 +37,7 @@ class SSC(Method):
     pointwise_only: bool = False
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
-        """Swap the convolutions, then train. Raises UserError for no (g, p), two ways to say it, or one out of reach."""
+        """Swap the convolutions, then train. Raises UserError for no (g, p), two ways to say it, or none in reach."""
         choice = self._choose(target, network)
         _tell(choice)
         layers = {name: list(pair) for name, pair in choice.layers.items()}
