@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from paredown import blueprint
 from paredown.cost import CostError, compare, count
+from paredown.cost.rules import macs_under
 from paredown.layers.ssc import apply_pair
 from paredown.plan import Network
 
@@ -71,6 +72,21 @@ def test_a_dense_network_costs_what_torchs_own_counter_says(name):
 def test_transformers_are_refused_not_undercounted():
     with pytest.raises(CostError, match=r"encoder_layer_0\.self_attention"):
         count(torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32), (3, 32, 32))
+
+
+class Tokens(nn.Module):
+    """Hands its linear layer the pixels as a batch, as networks with windows do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.conv(x).permute(0, 2, 3, 1).reshape(-1, 4))
+
+
+def test_what_is_folded_into_the_batch_is_counted_too():
+    assert count(Tokens(), (3, 8, 8)).macs == macs_under("conv_fc", Tokens(), (3, 8, 8)) == (12 + 20) * 64
 
 
 class Net(nn.Module):

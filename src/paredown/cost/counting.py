@@ -111,10 +111,10 @@ def _closed_form(model: nn.Module, layers: Mapping[str, nn.Module], input_shape:
 def _macs(call: Call) -> int:
     layer = call.module
     if isinstance(layer, CompressedLayer):
-        return layer.macs(call.input_shape)
+        return call.batch * layer.macs(call.input_shape)
     # each weight of a conv meets every output position once, each of a linear layer every row of its input
     positions = call.output_shape[1:] if isinstance(layer, nn.Conv2d) else call.output_shape[:-1]
-    return call.weight.numel() * math.prod(positions)
+    return call.batch * call.weight.numel() * math.prod(positions)
 
 
 def _weights(layers: Mapping[str, nn.Module]) -> dict[str, int]:

@@ -60,7 +60,8 @@ def _on_shortcut(name: str) -> bool:
 
 
 def _operations(rule: Rule, call: Call) -> int:
-    return next(count(call) for kind, count in rule.operations.items() if isinstance(call.module, kind))
+    count = next(count for kind, count in rule.operations.items() if isinstance(call.module, kind))
+    return call.batch * count(call)
 
 
 def _weights(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:

@@ -21,10 +21,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the module `name`; the shapes are without the batch."""
+    """One call of the module `name`; the shapes are without the batch, which is 1 unless the network folds windows or
+    tokens of the one image into it."""
 
     name: str
     module: nn.Module
+    batch: int
     input_shape: Shape
     output_shape: Shape
 
@@ -41,7 +43,7 @@ def calls(network: nn.Module, modules: Mapping[str, nn.Module], input_shape: Sha
     def note(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             given = inputs[0] if inputs else next(iter(named.values()))
-            found.append(Call(name, module, tuple(given.shape[1:]), tuple(output.shape[1:])))
+            found.append(Call(name, module, len(given), tuple(given.shape[1:]), tuple(output.shape[1:])))
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
