@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# the networks here are tiny: one thread is as fast alone, and many times faster beside other processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("PAREDOWN_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paredown import __version__, blueprint
-from paredown.correlation import figure as correlation_figure
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
 from paredown.cost.latency import device_name
 from paredown.cost.latency import measure as measure_latency
 from paredown.experiment import Experiment
+from paredown.figures import per_layer
 from paredown.plan import Network
 from paredown.surgery.deploy import deploy, prove_equal
 from paredown.training.machine import accelerator
@@ -85,14 +85,40 @@ def _against_dense(experiment: Experiment, metrics: Row) -> Row:
     return {"dense/top1": dense, "gain/top1": metrics["final/top1"] - dense}
 
 
+def description(experiment: Experiment, metrics: Row) -> str:
+    """The head of the run's page in MLflow, in Markdown."""
+    target = f" at {experiment.target}" if experiment.target else ""
+    names = experiment.names
+    gain = f" ({metrics['gain/top1']:+.2f} against dense)" if "gain/top1" in metrics else ""
+    rows = {
+        "top-1, last epoch": f"{metrics['final/top1']:.2f} %{gain}",
+        "top-1, best test epoch": f"{metrics['best/top1']:.2f} %",
+        "MACs": f"{metrics['cost/macs']:,.0f}, {metrics['cost/speed_up']:.2f}x fewer",
+        "parameters": f"{metrics['cost/params']:,.0f}, {metrics['cost/compression']:.2f}x fewer",
+        "sparsity": f"{metrics['cost/sparsity']:.2%}",
+        "measured latency": f"{metrics['latency/ms']:.3f} ms a batch, {metrics['latency/speed_up']:.2f}x the dense speed",
+    }
+    head = f"**{names['method']}**{target} on {names['model']}, {names['dataset']}, seed {experiment.seed}"
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    debug = "\n\nA debug run: its numbers mean nothing." if names["debug"] != "None" else ""
+    return f"{head}\n\n{table}{debug}\n\nFigures and the network (`state/`) are among the artifacts."
+
+
 def figures(experiment: Experiment, network: Network) -> dict[str, Any]:
-    """Plotly figures by file name: filter correlation per layer (SSC paper, Fig. 3), with the dense network beside it
-    where the store has one trained by the same recipe."""
+    """Plotly figures by file name: MACs per layer before and after; filter correlation per layer (SSC paper, Fig. 3),
+    with the dense network beside it where the store has one trained by the same recipe."""
+    costs = {"dense": experiment.dense_cost, "deployed": count(network.module, network.input_shape)}
+    macs = {label: {layer.name: layer.macs for layer in cost.layers} for label, cost in costs.items()}
     curves = {experiment.names["method"]: layer_correlations(network.module)}
     dense = experiment.store.folder(experiment.dense_key)
     if experiment.dense_key != experiment.steps[-1].key and experiment.store.has(experiment.dense_key):
         curves["dense"] = layer_correlations(blueprint.load(dense))
-    return {"filter_correlation.html": correlation_figure(curves)}
+    return {
+        "filter_correlation.html": per_layer(
+            curves, "Filter correlation (low: little redundancy)", "mean |correlation|"
+        ),
+        "macs_per_layer.html": per_layer(macs, "Multiply-adds per layer", "MACs", log=True),
+    }
 
 
 def tags(experiment: Experiment) -> dict[str, str]:

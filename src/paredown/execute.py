@@ -149,7 +149,7 @@ WAITING = "%s: another process is training this stage; waiting for its result"
 
 
 def _conclude(experiment: Experiment, network: Network, history: list[Row], tracker: Tracker) -> Result:
-    from paredown.conclude import figures, measure
+    from paredown.conclude import description, figures, measure
 
     metrics = measure(experiment, network, history)
     tracker.metrics(metrics, step=len(history))
@@ -159,7 +159,7 @@ def _conclude(experiment: Experiment, network: Network, history: list[Row], trac
     for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
         tracker.artifact(state / name, "state")
     blueprint.write_text(experiment.folder / RESULT, json.dumps(metrics, indent=1))
-    tracker.finish()
+    tracker.finish(tags={"mlflow.note.content": description(experiment, metrics)})  # the page's description
     return Result(metrics, state, experiment.folder, tracker.run_id)
 
 

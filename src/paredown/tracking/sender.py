@@ -120,7 +120,8 @@ def _forward(client: MlflowClient, run_id: str, records: Sequence[Record], files
 
     starts = [record for record in records if record["kind"] == "start"]
     params = [Param(name, value) for record in starts for name, value in record["params"].items()]
-    tags = [RunTag(*item) for item in {k: v for record in starts for k, v in record["tags"].items()}.items()]
+    merged = {name: value for record in records for name, value in record.get("tags", {}).items()}
+    tags = [RunTag(name, value) for name, value in merged.items()]
     metrics = [
         Metric(name, value, record["time"], record["step"])
         for record in records

@@ -95,9 +95,9 @@ class Tracker:
         """Record a Plotly figure as the artifact `name` (.html) of 5 MB that renders without a network."""
         self.text(figure.to_html(include_plotlyjs=True, full_html=True), name)
 
-    def finish(self, status: Status = "FINISHED") -> bool:
-        """End the run and try a last time to send; what `send` returns."""
-        self._append("finish", status=status)
+    def finish(self, status: Status = "FINISHED", tags: Mapping[str, str] | None = None) -> bool:
+        """End the run, with more `tags` if given, and try a last time to send; what `send` returns."""
+        self._append("finish", status=status, tags={check_name(k): str(v) for k, v in (tags or {}).items()})
         self._quiet_until = 0.0
         return self.send()
 

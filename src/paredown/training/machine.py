@@ -24,7 +24,10 @@ def has_bf16_units() -> bool:
 def resolve_precision(asked: str) -> str:
     """'auto' becomes 'bf16' where it runs in hardware and '32' elsewhere; anything else is taken as asked."""
     if asked == "auto":
-        return "bf16" if has_bf16_units() else "32"
+        if has_bf16_units():
+            return "bf16"
+        log.info("training in fp32: this machine has no bf16 matrix units (recipe.precision=bf16 would be slower)")
+        return "32"
     if asked == "bf16" and not has_bf16_units():
         log.warning("recipe.precision=bf16: this machine has no bf16 matrix units, training will be slower than at 32")
     return asked
