@@ -85,7 +85,7 @@ def _tell(choice: Choice) -> None:
         dead, every = (sum(numbers) for numbers in zip(*choice.dead_inputs.values(), strict=True))
         log.warning(
             "ssc: %d input channels (of %d in %d layers) are read by no filter, so what makes them is not trained; "
-            "a g that divides the layers' widths avoids it",
+            "g and p_1x1 that divide the widths avoid it",
             dead,
             every,
             len(choice.dead_inputs),
