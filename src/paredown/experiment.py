@@ -15,7 +15,7 @@ from hydra.utils import get_class, instantiate
 
 from paredown import blueprint
 from paredown.config import make
-from paredown.cost import Cost, count
+from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
 from paredown.errors import UserError
 from paredown.methods.dense import Dense
@@ -75,13 +75,7 @@ class Experiment:
     def dense_cost(self) -> Cost:
         """What the dense network costs. UserError where the model cannot take the data set's images."""
         network = self.dense()
-        try:
-            return count(network.module, network.input_shape)
-        except RuntimeError as error:
-            size = "x".join(map(str, network.input_shape))
-            raise UserError(
-                f"model {self.names['model']} cannot take {size} images: {error}".splitlines()[0]
-            ) from error
+        return count(network.module, network.input_shape)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -146,6 +140,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     method: Method = make(get_class(config["method"]["_target_"]), _arguments(config["method"]), "method")
     machine = make(Machine, config["trainer"], "trainer")
     _check_machine(machine)
+    latency.check(**config["latency"])
     data = _data(config["dataset"])
     source = data
     if other := config["transfer"].get("dataset"):

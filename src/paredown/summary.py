@@ -26,6 +26,8 @@ def show(result: Result, title: str) -> None:
         _big(m["cost/params"]),
         f"{m['cost/compression']:.2f}x fewer",
     )
+    rules = {name: value for name, value in m.items() if name.startswith("cost/speed_up_")}
+    others = ", ".join(f"{name.removeprefix('cost/speed_up_')} {value:.2f}x" for name, value in rules.items())
     table.add_row("sparsity", "", f"{m['cost/sparsity']:.2%}", "")
     latency = (
         _number(m["latency/dense_ms"], 3),
@@ -36,6 +38,7 @@ def show(result: Result, title: str) -> None:
     console = Console()
     console.print(title, style="bold", soft_wrap=True, highlight=False)
     console.print(table)
+    console.print(f"MACs as other papers count them: {others} fewer (docs/cost.md)", soft_wrap=True, highlight=False)
     if result.reused:
         console.print("finished before: this is the stored result")
     console.print(
