@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from paredown import blueprint
 from paredown.cost import count
@@ -17,6 +19,7 @@ from paredown.methods.ssc import SSC, swap
 from paredown.plan import Context, Edit, Fit, Network, Recipe, Target, stage_key
 
 RECIPE = Recipe(epochs=1)
+SMALL = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}
 CONTEXT = Context(None, torch.device("cpu"), 0)
 
 
@@ -77,6 +80,28 @@ def test_the_swapped_network_holds_the_dense_weights_where_the_pattern_is() -> N
     assert network.blueprint["layer2.0.shortcut.conv"]["p"] == 4 and "conv" not in network.blueprint
 
 
+def test_weights_outside_the_pattern_stay_exactly_zero_in_training(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = apply(SSC(g=8, p=4), None, blueprint.create(SMALL, (3, 16, 16)))
+    layers = [layer for layer in network.module.modules() if isinstance(layer, SSCConv2d)]
+    start = [layer.weight.detach().clone() for layer in layers]
+    optimiser = torch.optim.SGD(network.module.parameters(), 0.1, momentum=0.9, weight_decay=0.05)
+    for _ in range(4):
+        optimiser.zero_grad()
+        cross_entropy(network.module(torch.randn(8, 3, 16, 16)), torch.randint(10, (8,))).backward()
+        optimiser.step()
+    for layer, before in zip(layers, start, strict=True):
+        assert not layer.weight[~layer.mask].any() and (layer.weight[layer.mask] != before[layer.mask]).all()
+    blueprint.save(network, tmp_path)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(blueprint.load(tmp_path)(x), network.module.eval()(x))
+
+
+def test_the_edit_is_plain_json_data() -> None:
+    edit, _ = parts(SSC(), Target("sparsity", 0.9), dense())
+    assert edit.function is swap and json.loads(json.dumps(edit.arguments)) == edit.arguments
+
+
 def test_sparse_fan_out_keeps_the_variance_of_each_filters_output() -> None:
     torch.manual_seed(0)
     outputs = {}
@@ -85,7 +110,7 @@ def test_sparse_fan_out_keeps_the_variance_of_each_filters_output() -> None:
         nn.init.normal_(network.module.layer3[0].conv2.weight, std=(9 * 128) ** -0.5)
         swap(network, CONTEXT, {"layer3.0.conv2": (4, 4)}, "halves", "parity", init)
         x = torch.randn(16, 128, 10, 10)
-        outputs[init] = network.module.layer3[0].conv2(x)[:, :, 1:-1, 1:-1].var(dim=(0, 2, 3))
+        outputs[init] = network.module.layer3[0].conv2(x)[:, :, 1:-1, 1:-1].var(dim=(0, 2, 3)).detach()
     assert outputs["sparse_fan_out"].mean() == pytest.approx(1, abs=0.1)
     assert outputs["dense"].mean() < 0.2
     odd, even = outputs["sparse_fan_out"].chunk(2)  # 4 and 5 weights per kernel, the same variance
