@@ -15,8 +15,8 @@ test-slow: .venv/ready  ## the longer tests that prove a capability from the out
 dashboard: .venv/ready  ## MLflow with everything recorded; prints the link
 	$(BIN)/python scripts/dashboard.py
 
-sync: .venv/ready  ## send the records that wait on disk
-	$(BIN)/python -m paredown.tracking
+sync: .venv/ready  ## send the records that wait on disk; make sync URI=http://HOST:PORT for a server
+	$(BIN)/python -m paredown.tracking $(if $(URI),--uri $(URI))
 
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -76,10 +76,9 @@ def by_hand(experiment, tuned: bool):
     import torch
     from torch.nn import functional
 
-    from paredown.training.machine import accelerator
     from paredown.training.module import make_optimizer, rate_factor
 
-    recipe, data, device = experiment.recipe, experiment.data, accelerator()
+    recipe, data, device = experiment.recipe, experiment.data, experiment.device
     network = experiment.dense().module.to(device)
     layout = torch.channels_last if tuned and recipe.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)

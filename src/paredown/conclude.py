@@ -22,7 +22,6 @@ from paredown.experiment import Experiment
 from paredown.figures import per_layer
 from paredown.plan import Network
 from paredown.surgery.deploy import deploy, prove_equal
-from paredown.training.machine import accelerator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +35,7 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
 
     Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
     """
-    device = accelerator()
+    device = experiment.device
     shape, dense = network.input_shape, experiment.dense().module
     exact, deployed = copy.deepcopy(network.module).double(), deploy(network.module)
     prove_equal(exact, deploy(exact), shape)
@@ -133,7 +132,7 @@ def tags(experiment: Experiment) -> dict[str, str]:
     more = {
         "seed": str(experiment.seed),
         "target": str(experiment.target) if experiment.target else "none",
-        "device": device_name(accelerator()),
+        "device": device_name(experiment.device),
         "code": _code_version(),
     }
     return experiment.names | more | keys

@@ -22,7 +22,6 @@ from paredown.experiment import Experiment, Step, prepare
 from paredown.plan import Context, Edit, Fit, Network, describe
 from paredown.store import Record
 from paredown.training.fit import fit
-from paredown.training.machine import accelerator
 
 if TYPE_CHECKING:
     from paredown.tracking.tracker import Tracker
@@ -50,32 +49,33 @@ def run(overrides: list[str]) -> Result:
     Raises UserError before anything is trained for whatever is wrong with the overrides.
     """
     experiment = prepare(compose(overrides))
-    if (stored := stored_result(experiment)) is not None:
-        return stored
+    distributed.join()
+    if distributed.from_rank_zero(_finished(experiment)):
+        return stored_result(experiment)
     if experiment.machine.devices > 1 and not distributed.launched():
         return _run_in_processes(experiment, overrides)
     if experiment.machine.threads:
         torch.set_num_threads(experiment.machine.threads)
-    distributed.join()
     return carry_out(experiment)
 
 
 def _run_in_processes(experiment: Experiment, overrides: list[str]) -> Result:
     code = distributed.launch(overrides, experiment.machine.devices)
-    result = stored_result(experiment)
-    if code or result is None:
+    if code or not _finished(experiment):
         raise RuntimeError(f"the {experiment.machine.devices} processes ended with exit code {code}")
-    return replace(result, reused=False)
+    return replace(stored_result(experiment), reused=False)
 
 
-def stored_result(experiment: Experiment) -> Result | None:
-    """The result of a finished experiment, its records sent where the configuration says; None if unfinished."""
-    path = experiment.folder / RESULT
-    if not path.is_file() or not experiment.store.has(experiment.steps[-1].key):
-        return None
-    metrics = json.loads(path.read_text())
+def _finished(experiment: Experiment) -> bool:
+    return (experiment.folder / RESULT).is_file() and experiment.store.has(experiment.steps[-1].key)
+
+
+def stored_result(experiment: Experiment) -> Result:
+    """The result of a finished experiment; what of its records still waits is sent where the configuration says."""
+    metrics = json.loads((experiment.folder / RESULT).read_text())
     tracker = _tracker(experiment)
-    tracker.send()
+    if not distributed.rank():
+        tracker.send()
     state = experiment.store.folder(experiment.steps[-1].key)
     return Result(metrics, state, experiment.folder, tracker.run_id, reused=True)
 
@@ -87,8 +87,8 @@ def carry_out(experiment: Experiment) -> Result:
         distributed.barrier()
         return Result({}, experiment.store.folder(experiment.steps[-1].key), experiment.folder, None)
     with _alone(experiment):
-        if (stored := stored_result(experiment)) is not None and not distributed.launched():
-            return stored
+        if not distributed.launched() and _finished(experiment):  # by the process that held the lock
+            return stored_result(experiment)
         tracker = _tracker(experiment)
         with _recorded(experiment, tracker):
             network, history = _walk(experiment, _reporter(tracker))
@@ -102,7 +102,7 @@ def _walk(experiment: Experiment, report: Callable[[Row, int], None]) -> tuple[N
     steps, store = experiment.steps, experiment.store
     done = [distributed.from_rank_zero(store.has(step.key)) for step in steps]
     first = max((index + 1 for index, finished in enumerate(done) if finished), default=0)
-    network = blueprint.read(store.folder(steps[first - 1].key)) if first else experiment.dense()
+    network = store.read(steps[first - 1].key) if first else experiment.dense()
     epochs, last_rows = 0, []
     for index, step in enumerate(steps):
         offset = epochs
@@ -126,7 +126,7 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
             pl.seed_everything(step.seed % 2**32, verbose=False)
             history: list[Row] = []
             if isinstance(stage, Edit):
-                stage.function(network, Context(step.data, accelerator(), step.seed), **stage.arguments)
+                stage.function(network, Context(step.data, experiment.device, step.seed), **stage.arguments)
                 distributed.require_agreement(network.module, stage.name)
             else:
                 place = store.workplace(step.key)
@@ -138,7 +138,7 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
         distributed.barrier()
     if not store.has(step.key):
         raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
-    return blueprint.read(store.folder(step.key))
+    return store.read(step.key)
 
 
 def _shifted(report: Callable[[Row, int], None], offset: int) -> Callable[[int, Row], None]:
@@ -158,8 +158,8 @@ def _conclude(experiment: Experiment, network: Network, history: list[Row], trac
     state = experiment.store.folder(experiment.steps[-1].key)
     for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
         tracker.artifact(state / name, "state")
-    blueprint.write_text(experiment.folder / RESULT, json.dumps(metrics, indent=1))
     tracker.finish(tags={"mlflow.note.content": description(experiment, metrics)})  # the page's description
+    blueprint.write_text(experiment.folder / RESULT, json.dumps(metrics, indent=1))
     return Result(metrics, state, experiment.folder, tracker.run_id)
 
 

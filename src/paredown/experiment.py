@@ -23,7 +23,7 @@ from paredown.models.weights import load_pretrained
 from paredown.plan import Fit, Method, Network, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
 from paredown.training.fit import Machine
-from paredown.training.machine import resolve_precision
+from paredown.training.machine import device_of, resolve_precision
 
 TRANSFER_MODES = ("mask_only", "finetune")
 
@@ -70,6 +70,11 @@ class Experiment:
         if weights := self.config["model"]["weights"]:
             load_pretrained(network.module, weights)
         return network
+
+    @property
+    def device(self) -> torch.device:
+        """Where edits and measurements run."""
+        return device_of(self.machine.accelerator)
 
     @cached_property
     def dense_cost(self) -> Cost:
@@ -136,10 +141,11 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     output = Path(config["output"]).expanduser().resolve()
     store = open_store(output / "store")
     target = _target(config)
-    recipe = make(Recipe, config["recipe"] | {"precision": resolve_precision(config["recipe"]["precision"])}, "recipe")
     method: Method = make(get_class(config["method"]["_target_"]), _arguments(config["method"]), "method")
     machine = make(Machine, config["trainer"], "trainer")
     _check_machine(machine)
+    precision = resolve_precision(config["recipe"]["precision"], device_of(machine.accelerator))
+    recipe = make(Recipe, config["recipe"] | {"precision": precision}, "recipe")
     latency.check(**config["latency"])
     data = _data(config["dataset"])
     source = data

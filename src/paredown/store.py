@@ -50,6 +50,13 @@ class Store:
         """What made the state of `key`."""
         return Record(**json.loads((self.folder(key) / RECORD).read_text()))
 
+    def read(self, key: str) -> Network:
+        """The network of `key`. UserError for one that was damaged, with the way out."""
+        try:
+            return blueprint.read(self.folder(key))
+        except UserError as error:
+            raise UserError(f"{error} (delete that folder to have it made again)") from error
+
     def workplace(self, key: str) -> Path:
         """A folder for what the unfinished stage of `key` must keep; `put` removes it."""
         folder = self.root / key[:2] / f"{key}.unfinished"

@@ -6,28 +6,36 @@ import logging
 
 import torch
 
+from paredown.errors import UserError
+
 log = logging.getLogger("paredown")
 
 
-def accelerator() -> torch.device:
-    """The device a single process trains on: CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_of(accelerator: str) -> torch.device:
+    """The device of one process under trainer.accelerator: CUDA where there is one and it is not ruled out."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def has_bf16_units() -> bool:
+def has_bf16_units(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware: CUDA from compute capability 8.0, CPUs with AMX or AVX512-BF16."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def resolve_precision(asked: str) -> str:
-    """'auto' becomes 'bf16' where it runs in hardware and '32' elsewhere; anything else is taken as asked."""
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """'auto' becomes 'bf16' where it runs in hardware and '32' elsewhere; anything else is taken as asked.
+
+    Raises UserError for fp16 on a CPU, which has no arithmetic for it.
+    """
+    asked = str(asked)
+    if asked == "16" and device.type == "cpu":
+        raise UserError("recipe.precision=16 needs a GPU: take auto, bf16 or 32")
+    if asked == "auto" and has_bf16_units(device):
+        return "bf16"
     if asked == "auto":
-        if has_bf16_units():
-            return "bf16"
         log.info("training in fp32: this machine has no bf16 matrix units (recipe.precision=bf16 would be slower)")
         return "32"
-    if asked == "bf16" and not has_bf16_units():
+    if asked == "bf16" and not has_bf16_units(device):
         log.warning("recipe.precision=bf16: this machine has no bf16 matrix units, training will be slower than at 32")
     return asked
