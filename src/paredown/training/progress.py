@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import (
@@ -36,19 +35,9 @@ class Progress(pl.callbacks.Checkpoint):
         if self.show and done:
             self.console.print(f"{self.name}: going on after epoch {done} of {epochs}")
         if self.show and self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("epochs"),
-            )
-            times = (
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-            )
-            self.bar = Bar(*columns, *times, console=self.console, transient=True)
+            columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("epochs"))
+            more = (TimeRemainingColumn(), TextColumn("left"), TextColumn("{task.fields[figures]}"))
+            self.bar = Bar(*columns, *more, console=self.console, transient=True)
             self.task = self.bar.add_task(self.name, total=epochs, completed=done, figures="")
             self.bar.start()
         self.moved = time.monotonic()
@@ -65,11 +54,13 @@ class Progress(pl.callbacks.Checkpoint):
         if not self.show:
             return
         row, split = module.history[-1], module.splits[0]
-        figures = f"loss {row['train/loss']:.3f}  {split} {row[f'{split}/top1']:.2f} %  {row['seconds']:.1f} s/epoch"
+        figures = f"loss {row['train/loss']:.3f}  {split} {row[f'{split}/top1']:.2f} %"
         if self.bar:
             self.bar.update(self.task, completed=trainer.current_epoch + 1, figures=figures)
         else:
-            self.console.print(f"{self.name} {trainer.current_epoch + 1}/{module.recipe.epochs}  {figures}")
+            self.console.print(
+                f"{self.name} {trainer.current_epoch + 1}/{module.recipe.epochs}  {figures}  {row['seconds']:.1f} s"
+            )
 
     def on_train_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
         """Close the bar."""
