@@ -68,6 +68,8 @@ def test_every_stage_leaves_a_state_and_every_fit_a_loss(
         record = experiment.store.record(step.key)
         assert len(record.history) == (step.stage.recipe.epochs if isinstance(step.stage, Fit) else 0)
         assert all(0 < row["train/loss"] < 100 for row in record.history)
+        if isinstance(step.stage, Fit):
+            assert record.history[-1]["train/loss"] < record.history[0]["train/loss"]
 
 
 def test_deployed_computes_the_same_and_both_counters_agree(

@@ -54,6 +54,16 @@ def test_it_learns_and_every_epoch_has_its_figures(data: Digits, tmp_path: Path)
     assert rows[-1]["test/top1"] > 40  # ten classes
 
 
+def test_a_network_from_the_store_trains_its_batch_norm(data: Digits, tmp_path: Path) -> None:
+    network = start()
+    blueprint.save(network, tmp_path)
+    network = blueprint.read(tmp_path)
+    assert not network.module.training
+    before = network.module.get_buffer("bn.running_mean").clone()
+    fit(network, Fit("train", RECIPE), data, 7, MACHINE, tmp_path, lambda epoch, row: None)
+    assert not torch.equal(network.module.get_buffer("bn.running_mean"), before)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_resumed_fit_ends_bit_equal(data: Digits, tmp_path: Path, stop_after: int) -> None:
     whole, rows = train(data, tmp_path / "whole")

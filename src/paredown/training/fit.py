@@ -59,6 +59,7 @@ def fit(
     Raises KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
     """
     data.batch_size, data.eval_batch_size, data.seed = stage.recipe.batch_size, machine.eval_batch_size, seed
+    network.module.train()  # a state comes from the store in eval mode, and Lightning keeps the mode it is given
     if stage.recipe.channels_last:
         network.module.to(memory_format=torch.channels_last)
     module = FitModule(network.module, stage, seed, data.eval_splits)
