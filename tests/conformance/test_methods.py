@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from paredown.surgery.deploy import deploy, prove_equal
 
 from paredown import blueprint, execute
 from paredown.config import CONF, compose
@@ -16,6 +15,7 @@ from paredown.execute import Result
 from paredown.experiment import Experiment, prepare
 from paredown.plan import Fit
 from paredown.store import Store
+from paredown.surgery.deploy import deploy, prove_equal
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 TARGETS = {"sparsity=0.7": "cost/sparsity", "speed_up=3": "cost/speed_up"}
