@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from paredown.correlation import figure, filter_correlation, layer_correlations
+from paredown.correlation import filter_correlation, layer_correlations
 from paredown.layers import ssc
 
 
@@ -43,13 +43,3 @@ def test_layers_count_with_their_zeros_in_place() -> None:
     assert values["1"] == pytest.approx(
         np.abs(np.corrcoef(sparse.deployed().weight.detach().flatten(1))).mean(), abs=1e-6
     )
-
-
-def test_the_figure_shows_every_layer_and_tells_lines_apart_without_colour() -> None:
-    curves = {label: {"conv": 0.1 * i, "layer1.0.conv1": 0.2 * i} for i, label in enumerate("abcde", start=1)}
-    plot = figure(curves)
-    assert [trace.name for trace in plot.data] == list("abcde")
-    assert list(plot.data[2].x) == ["conv", "layer1.0.conv1"] and list(plot.data[2].y) == pytest.approx([0.3, 0.6])
-    assert len({(trace.marker.symbol, trace.line.dash) for trace in plot.data}) == 5
-    assert len({trace.line.color for trace in plot.data}) == 5
-    assert "<div" in plot.to_html(full_html=False, include_plotlyjs=False)

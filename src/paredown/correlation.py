@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from paredown.layers.masked import effective_weight
-
-# Okabe and Ito's palette: told apart with any colour vision; the symbols do it without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
 
 
 @torch.no_grad()
@@ -36,23 +29,3 @@ def layer_correlations(module: nn.Module) -> dict[str, float]:
         for name, layer in convolutions.items()
         if layer.groups < layer.in_channels or layer.in_channels == 1
     }
-
-
-def figure(curves: Mapping[str, Mapping[str, float]]) -> Any:
-    """A Plotly figure with one line per label over the layers."""
-    from plotly import graph_objects
-
-    plot = graph_objects.Figure()
-    for index, (label, values) in enumerate(curves.items()):
-        style = {"color": COLOURS[index % len(COLOURS)], "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
-        line = {"color": style["color"], "dash": ("solid", "dash", "dot")[index % 3]}
-        trace = {"x": list(values), "y": list(values.values()), "name": label, "marker": style, "line": line}
-        plot.add_trace(graph_objects.Scatter(mode="lines+markers", **trace))
-    plot.update_layout(
-        title="Filter correlation per layer (lower: less redundant)",
-        yaxis={"title": "mean |correlation| of filter pairs", "rangemode": "tozero"},
-        xaxis={"title": "layer"},
-        template="plotly_white",
-        showlegend=True,
-    )
-    return plot
