@@ -83,7 +83,8 @@ def _best(history: list[Row], metrics: Row) -> Row:
 
 
 def _against_dense(experiment: Experiment, metrics: Row) -> Row:
-    if not experiment.store.has(experiment.dense_key):
+    own = experiment.steps[-1].key
+    if experiment.dense_key == own or not experiment.store.has(experiment.dense_key):
         return {}
     rows = experiment.store.record(experiment.dense_key).history
     dense = rows[-1]["test/top1"]

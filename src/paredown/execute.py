@@ -22,6 +22,7 @@ from paredown.experiment import Experiment, Step, prepare
 from paredown.plan import Context, Edit, Fit, Network, describe
 from paredown.store import Record
 from paredown.training.fit import fit
+from paredown.training.machine import tell_precision
 
 if TYPE_CHECKING:
     from paredown.tracking.tracker import Tracker
@@ -89,6 +90,7 @@ def carry_out(experiment: Experiment) -> Result:
     with _alone(experiment):
         if not distributed.launched() and _finished(experiment):  # by the process that held the lock
             return stored_result(experiment)
+        tell_precision(experiment.config["recipe"]["precision"], experiment.device)
         tracker = _tracker(experiment)
         with _recorded(experiment, tracker):
             network, history = _walk(experiment, _reporter(tracker))

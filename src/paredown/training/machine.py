@@ -31,11 +31,14 @@ def resolve_precision(asked: str, device: torch.device) -> str:
     asked = str(asked)
     if asked == "16" and device.type == "cpu":
         raise UserError("recipe.precision=16 needs a GPU: take auto, bf16 or 32")
-    if asked == "auto" and has_bf16_units(device):
-        return "bf16"
     if asked == "auto":
+        return "bf16" if has_bf16_units(device) else "32"
+    return asked
+
+
+def tell_precision(asked: str, device: torch.device) -> None:
+    """Say once, before training, where the machine holds a recipe back that wants bf16."""
+    if asked == "auto" and not has_bf16_units(device):
         log.info("training in fp32: this machine has no bf16 matrix units (recipe.precision=bf16 would be slower)")
-        return "32"
     if asked == "bf16" and not has_bf16_units(device):
         log.warning("recipe.precision=bf16: this machine has no bf16 matrix units, training will be slower than at 32")
-    return asked
