@@ -75,7 +75,7 @@ def stored_result(experiment: Experiment) -> Result:
     """The result of a finished experiment; what of its records still waits is sent where the configuration says."""
     metrics = json.loads((experiment.folder / RESULT).read_text())
     tracker = _tracker(experiment)
-    if not distributed.rank():
+    if tracker.waits and not distributed.rank():
         tracker.send()
     state = experiment.store.folder(experiment.steps[-1].key)
     return Result(metrics, state, experiment.folder, tracker.run_id, reused=True)

@@ -60,6 +60,11 @@ class Tracker:
             return None
         return run_link(public(self._sender.uri), cursor.experiment_id, cursor.run_id)
 
+    @property
+    def waits(self) -> bool:
+        """Whether there are records that the store has not yet taken."""
+        return self._sender is not None and bool(self.journal.read(self._sender.cursor.offset, 1)[0])
+
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Begin the run, or go on with it, and send. Nested `params` become dotted names. MLflow never
         changes a parameter: one that differs from the first start's becomes the tag `resumed/<name>`."""
