@@ -69,6 +69,7 @@ class Experiment:
         network = blueprint.create(architecture, data.input_shape)
         if weights := self.config["model"]["weights"]:
             load_pretrained(network.module, weights)
+            network.pretrained = True
         return network
 
     @property

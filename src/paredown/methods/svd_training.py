@@ -67,8 +67,10 @@ class SVDTraining(Method):
         names = list(convolutions(network.module, self.select))
         if target and self.energy != "auto":
             raise UserError(f"{target} finds the energy itself: leave out method.energy={self.energy:g}")
+        if network.pretrained and self.init == "random":
+            raise UserError("method.init=random throws away the weights of model.weights: take method.init=dense")
         if target:
-            target_cost(network, self.form, names, target)
+            target_cost(network, self.form, names, target, self.fallback_dense)
         orthogonality = FactorOrthogonality(self.orthogonality)
         first: list[Stage] = [Fit("train", recipe)] if self.init == "pretrained" else []
         start = {"form": self.form, "names": names, "random": self.init == "random"}
