@@ -27,11 +27,14 @@ def filter_correlation(weight: Tensor) -> float:
 def layer_correlations(module: nn.Module) -> dict[str, float]:
     """`filter_correlation` of every convolution of `module` that is not depthwise, by name, in module order; of a
     factorised one, that of the one convolution that computes the same."""
-    found, factorised = {}, ""
+    found: dict[str, float] = {}
+    factorised = ""
     for name, layer in module.named_modules():
+        inside = factorised and within(name, factorised)
         if isinstance(layer, LowRankConv2d | ConvPair):
             found[name], factorised = filter_correlation(layer.effective_weight()), name
-        elif isinstance(layer, nn.Conv2d) and not (factorised and within(name, factorised)):
-            if layer.groups < layer.in_channels or layer.in_channels == 1:
-                found[name] = filter_correlation(effective_weight(layer))
+        elif (
+            isinstance(layer, nn.Conv2d) and not inside and (layer.groups < layer.in_channels or layer.in_channels == 1)
+        ):
+            found[name] = filter_correlation(effective_weight(layer))
     return found
