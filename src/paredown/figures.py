@@ -21,7 +21,7 @@ def lines(
 ) -> Any:
     """A figure with one line per label of `curves`, each a mapping of x to y; `log` names the logarithmic axis."""
     plot = _empty(title, x, y)
-    plot.update_layout({f"{log}axis_type": "log"} if log else {})
+    plot.update_layout({f"{log}axis_type": "log", f"{log}axis_exponentformat": "power"} if log else {})
     plot.update_yaxes({} if log == "y" else {"rangemode": "tozero"})
     for index, (label, values) in enumerate(curves.items()):
         plot.add_trace(_trace(label, index, list(values), list(values.values())))
@@ -29,7 +29,7 @@ def lines(
 
 
 def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x: str, y: str) -> Any:
-    """A figure of one layer at a time, chosen from a list: one line per label over the index, from 1."""
+    """A figure of one layer at a time, chosen from a list: one line per label over the index, from 1; y logarithmic."""
     plot, owners = _empty(title, x, y), []
     for layer, curves in layers.items():
         for index, (label, values) in enumerate(curves.items()):
@@ -42,6 +42,7 @@ def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x:
         {"label": layer, "method": "update", "args": [{"visible": [owner == layer for owner in owners]}]}
         for layer in layers
     ]
+    plot.update_yaxes(type="log", exponentformat="power")
     plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15}] if buttons else [])
     return plot
 

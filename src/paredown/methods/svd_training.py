@@ -110,7 +110,7 @@ class SVDTraining(Method):
         figures = {
             "ranks": per_layer({"full": notes["full_ranks"], "kept": notes["ranks"]}, "Rank per layer", "rank"),
             "rank_over_training": lines(
-                over_epochs, "Summed rank that pruning by an energy would leave", "epoch over all fits", "rank"
+                over_epochs, "Summed rank that removing this energy would leave", "epoch over all fits", "rank"
             ),
             "singular_values": by_layer(spectra, "Singular values, largest first", "index", "singular value"),
         }
