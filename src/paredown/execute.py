@@ -55,6 +55,8 @@ def run(overrides: list[str]) -> Result:
         return stored_result(experiment)
     if experiment.machine.devices > 1 and not distributed.launched():
         return _run_in_processes(experiment, overrides)
+    if distributed.launched() and not distributed.rank():
+        log.setLevel(logging.INFO)  # the plan was told by the process that started the ranks; from here on rank 0 tells
     if experiment.machine.threads:
         torch.set_num_threads(experiment.machine.threads)
     return carry_out(experiment)
