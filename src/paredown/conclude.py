@@ -30,7 +30,7 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
     """
     device = experiment.device
-    shape, dense = network.input_shape, experiment.dense().module
+    shape, dense = network.input_shape, deploy(experiment.dense().module)
     exact, deployed = copy.deepcopy(network.module).double(), deploy(network.module)
     prove_equal(exact, deploy(exact), shape)
     prove_equal(network.module, deployed, shape, tolerance=FP32_TOLERANCE)
