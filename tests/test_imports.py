@@ -19,7 +19,7 @@ LEVELS = [
     {"experiment"},
     {"conclude"},
     {"execute"},
-    {"summary"},
+    {"summary", "reproduce"},
     {"cli"},
 ]
 UNSAFE = ("pickle.load", "joblib.load", "allow_pickle=True", "weights_only=False")

@@ -146,6 +146,8 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "device": device_name(experiment.device),
         "code": _code_version(),
     }
+    if experiment.config["reproduce"]:
+        more["reproduce"] = experiment.config["reproduce"]
     return experiment.names | more | keys
 
 
