@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
 LEVELS = [
-    {"errors", "figures"},
+    {"errors", "figures", "frontier", "published"},
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
     {"layers", "models", "data"},
@@ -19,7 +19,7 @@ LEVELS = [
     {"experiment"},
     {"conclude"},
     {"execute"},
-    {"summary"},
+    {"summary", "reproduce"},
     {"cli"},
 ]
 UNSAFE = ("pickle.load", "joblib.load", "allow_pickle=True", "weights_only=False")

@@ -39,6 +39,8 @@ def test_all_but_grouped_ones_or_trps_choice() -> None:
         "layer2.0.conv2",
         "layer3.0.conv2",
     ]
+    with pytest.raises(UserError, match=r"Sequential has no convolution to factorise \(method\.select=all\)"):
+        convolutions(nn.Sequential(nn.Linear(2, 2), nn.Conv2d(4, 4, 3, groups=4)))
     mobile = blueprint.create({"_target_": "paredown.models.mobilenet.mobilenet_v2_cifar"}, (3, 32, 32))
     assert all(conv.groups == 1 for conv in convolutions(mobile.module).values())
 

@@ -89,6 +89,10 @@ def test_a_weight_of_zero_adds_nothing_but_is_still_watched() -> None:
     assert ranks == sorted(ranks) and ranks[-1] <= sum(layer.rank for layer in low_rank_layers(network).values())
 
 
+def test_where_all_fell_back_to_dense_there_is_nothing_to_add() -> None:
+    assert FactorOrthogonality(1.0).penalties(torch.nn.Linear(2, 2), 0.0) == {}
+
+
 def test_under_bf16_autocast_the_penalty_keeps_its_precision() -> None:
     network = factorised(random=False)
     with torch.autocast("cpu", torch.bfloat16):
