@@ -13,7 +13,7 @@ LEVELS = [
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
     {"layers", "models", "data"},
-    {"cost", "surgery", "correlation"},
+    {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
     {"methods"},
     {"experiment"},

@@ -57,7 +57,7 @@ def test_a_linear_layer_deploys_as_one_and_both_counters_agree(bias: bool) -> No
     assert prove_equal(network, deploy(network), (3, 2, 2)) < 1e-12
     cost = count(network, (3, 2, 2))
     assert cost.macs == cost.weights == int(layer.mask.sum()) == cost.params - 7 * bias
-    rows = count(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 12)), layer), (48, 1, 1))  # a row of the input at a time
+    rows = count(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 12)), layer), (48, 1, 1))
     assert rows.macs == 4 * int(layer.mask.sum())
 
 

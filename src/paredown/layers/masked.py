@@ -117,6 +117,12 @@ KINDS: dict[type[nn.Module], type[Any]] = {
 }
 
 
+def maskable(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of `network` that the kind `masked` can take the place of, those it has taken too, by name."""
+    kinds = nn.Conv2d | nn.Linear | LocallyConnected2d
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, kinds)}
+
+
 def build(dense: nn.Module) -> Masked:
     """The kind `masked`: all weights active until `set_mask`. Raises UserError where `dense` is none of KINDS."""
     kind = next((masked for plain, masked in KINDS.items() if isinstance(dense, plain)), None)

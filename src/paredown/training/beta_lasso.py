@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from paredown.errors import UserError
 from paredown.layers._local import LocallyConnected2d
+from paredown.layers.masked import maskable
 from paredown.models.counterparts import InPlaceOfConv
 from paredown.plan import Hooks, Recipe
 
@@ -100,7 +101,7 @@ def is_conv_like(layer: nn.Module) -> bool:
 
 def weight_groups(network: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The parameters of `network`, each once: conv-like weights, weights of other linear layers, and the rest."""
-    conv_like = {id(layer.weight): is_conv_like(layer) for layer in weighted_layers(network).values()}
+    conv_like = {id(layer.weight): is_conv_like(layer) for layer in maskable(network).values()}
     groups: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     for parameter in network.parameters():
         kind = conv_like.get(id(parameter))
@@ -110,10 +111,5 @@ def weight_groups(network: nn.Module) -> tuple[list[Tensor], list[Tensor], list[
 
 def nonzeros(network: nn.Module) -> dict[str, int]:
     """How many weights of each convolution, linear and locally connected layer of `network` are not zero, by name."""
-    return {name: int(layer.weight.count_nonzero()) for name, layer in weighted_layers(network).items()}
-
-
-def weighted_layers(network: nn.Module) -> dict[str, Any]:
-    """The convolutions, linear and locally connected layers of `network`, by name."""
-    kinds = nn.Conv2d | nn.Linear | LocallyConnected2d
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, kinds)}
+    weights = {name: cast(Tensor, layer.weight) for name, layer in maskable(network).items()}
+    return {name: int(weight.count_nonzero()) for name, weight in weights.items()}
