@@ -24,7 +24,15 @@ def test_a_short_name_is_the_usual_metric() -> None:
 
 
 def test_what_is_better() -> None:
-    up = {"final/top1", "gain/top1", "cost/speed_up", "cost/speed_up_conv", "cost/sparsity", "cost/compression"}
+    up = {
+        "final/top1",
+        "gain/top1",
+        "gain/base",
+        "cost/speed_up",
+        "cost/speed_up_conv",
+        "cost/sparsity",
+        "cost/compression",
+    }
     down = {"cost/macs", "cost/params", "latency/ms", "price/seconds", "price/macs", "final/loss"}
     assert all(Axis(name).maximize for name in up) and not any(Axis(name).maximize for name in down)
     assert Axis("cost/macs").exact and not Axis("latency/ms").exact and not Axis("final/top1").exact

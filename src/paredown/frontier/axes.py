@@ -15,6 +15,7 @@ TITLES = {
     "best/top1": "top-1, best test epoch (%)",
     "selected/top1": "top-1, best validation epoch (%)",
     "gain/top1": "top-1 against dense (points)",
+    "gain/base": "top-1 against the method's own full-rank network (points)",
     "cost/macs": "multiply-adds per image",
     "cost/params": "parameters",
     "cost/weights": "weights",
@@ -27,7 +28,7 @@ TITLES = {
     "price/seconds": "training time (s)",
     "price/macs": "training multiply-adds",
 }
-MORE_IS_BETTER = ("top1", "top5", "speed_up", "compression", "sparsity")
+MORE_IS_BETTER = ("top1", "top5", "gain/", "speed_up", "compression", "sparsity")
 RELATIVE = ("gain/", "cost/speed_up", "cost/compression", "cost/sparsity", "latency/speed_up")
 SHORT = ("final", "cost", "latency", "price", "gain")  # where a short name is looked for, in this order
 COMPARE: dict[str, Callable[[float, float], bool]] = {

@@ -19,6 +19,8 @@ ACCURACIES = {
     "selected/top1": "top1",
     "final/top5": "top5",
     "gain/top1": "gain_top1",
+    "gain/base": "gain_top1",
+    "gain/base_best": "gain_top1",
 }
 COSTS = {"cost/speed_up": "speed_up", "cost/sparsity": "sparsity", "cost/compression": "compression"}
 OF_DENSE = {"cost/macs": ("cost/dense_macs", "speed_up"), "cost/params": ("cost/dense_params", "compression")}

@@ -26,16 +26,12 @@ LOCAL_SERVER = "http://127.0.0.1:5000"  # where `make dashboard` shows a local d
 class Recorded:
     """`runs`: a row per finished run with `run_id`, `name`, `link`, `setting`, `method`, `model`, `dataset`, `seed`,
     `knobs` (what tells the setting from others of its method), `params`, `stages` (name: key), `price` (None, or an
-    entry per stage) and every metric. `parent` is the sweep's run, `missing` what a reader must know is not there."""
+    entry per stage) and the `metrics`. `parent` is the sweep's run, `missing` what a reader must know is not there."""
 
     runs: pandas.DataFrame
+    metrics: list[str]
     parent: str | None = None
     missing: list[str] = field(default_factory=list)
-
-    @property
-    def metrics(self) -> list[str]:
-        """The names of the metrics that some run has."""
-        return [name for name in self.runs.columns if "/" in name]
 
 
 def store_of(request: Request) -> str:
@@ -60,7 +56,8 @@ def read(request: Request) -> Recorded:
     done = _without_debug(done, request, missing)
     _require_one_data_set(done, request)
     server = LOCAL_SERVER if uri.startswith(SQLITE) else public(uri)
-    return Recorded(_table(_once(done, missing), server), parent, missing)
+    metrics = sorted({name for run in done for name in run.data.metrics})
+    return Recorded(_table(_once(done, missing), server), metrics, parent, missing)
 
 
 def _search(client: MlflowClient, request: Request) -> tuple[list[Run], str | None]:
