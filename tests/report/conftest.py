@@ -37,9 +37,11 @@ class Records:
         self.number = 0
         self.client = connect(self.uri)
 
-    def sweep(self, name: str) -> str:
-        """The parent run of a sweep."""
-        return self._run(name, {}, {"kind": "sweep", "sweep": name}, {}, "FINISHED")
+    def sweep(self, name: str, *folders: str) -> str:
+        """The parent run of a sweep that lists the experiments `folders`."""
+        run = self._run(name, {}, {"kind": "sweep", "sweep": name}, {}, "FINISHED")
+        self.client.log_text(run, json.dumps({"experiments": [{"folder": folder} for folder in folders]}), "sweep.json")
+        return run
 
     def experiment(
         self,

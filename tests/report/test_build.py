@@ -93,6 +93,17 @@ def test_runs_by_id(ask, recorded) -> None:
     assert set(ask(runs=ids).runs["run_id"]) == set(ids)
 
 
+def test_runs_that_a_later_sweep_took_over_still_belong_to_the_first(make_records) -> None:
+    records = make_records()
+    records.sweep("first", "dense-0", "ssc-0", "ssc-1")
+    records.experiment("dense", 0, 90.0, tags={"sweep": "second"})
+    records.experiment("ssc", 0, 89.0, 4, tags={"sweep": "first"})
+    records.experiment("ssc", 7, 88.0, 4, tags={"sweep": "second"})
+    report = build(Request(output=str(records.folder), sweep="first"))
+    assert sorted(report.runs["name"]) == ["dense-0", "ssc-0"]
+    assert "experiments of the sweep that have not begun: 1" in report.missing
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [

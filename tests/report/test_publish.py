@@ -71,7 +71,7 @@ def test_the_data_of_the_front(published) -> None:
 def test_the_sweeps_page_shows_it(published, recorded) -> None:
     report, _ = published
     run_ = recorded.client.get_run(report.parent)
-    assert {artifact.path for artifact in recorded.client.list_artifacts(report.parent)} == set(FILES)
+    assert {artifact.path for artifact in recorded.client.list_artifacts(report.parent)} >= set(FILES)
     note = run_.data.tags[NOTE]
     assert f"get-artifact?path=front.png&run_uuid={report.parent}" in note and len(note) < 8000
     assert "Best under cost/speed_up >= 2: ssc speed_up=4" in note and "| **dense** | 3 |" in note

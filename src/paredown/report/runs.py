@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.errors import UserError, nearest
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+EXPERIMENTS, LISTING = "tags.kind = 'experiment'", "sweep.json"
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `make dashboard` shows a local database
 
 
@@ -45,13 +48,14 @@ def store_of(request: Request) -> str:
 def read(request: Request) -> Recorded:
     """The runs that `request` names. UserError where none is finished, names are unknown, or data sets are mixed."""
     uri = store_of(request)
+    missing: list[str] = []
     with outages_as(UserError, f"{public(uri)} does not answer as an MLflow store: "):
         client = connect(uri)
-        found, parent = _search(client, request)
-    missing = _unfinished(found)
+        found, parent = _search(client, request, missing)
+    missing += _unfinished(found)
     done = [run for run in found if run.info.status == "FINISHED"]
     if not done:
-        said = f" ({missing[0]})" if missing else ""
+        said = f" ({'; '.join(missing)})" if missing else ""
         raise UserError(f"{request.title}: no run is finished yet{said}")
     done = _without_debug(done, request, missing)
     _require_one_data_set(done, request)
@@ -60,17 +64,42 @@ def read(request: Request) -> Recorded:
     return Recorded(_table(_once(done, missing), server), metrics, parent, missing)
 
 
-def _search(client: MlflowClient, request: Request) -> tuple[list[Run], str | None]:
+def _search(client: MlflowClient, request: Request, missing: list[str]) -> tuple[list[Run], str | None]:
     if request.runs:
         return [_get(client, run) for run in request.runs], None
     wanted = {name: value for name in ("sweep", "dataset", "model") if (value := getattr(request, name))}
-    found = _runs(client, "tags.kind = 'experiment'", wanted)
+    found = _runs(client, EXPERIMENTS, wanted)
     parents = _runs(client, "tags.kind = 'sweep'", {"sweep": request.sweep}) if request.sweep else []
+    parent = max(parents, key=lambda run: run.info.start_time, default=None)
+    if parent:
+        found += _elsewhere(client, parent, found, wanted, missing)
     if not found:
-        _explain(client, wanted, bool(parents) and len(wanted) == 1)
-    if request.dataset or request.model or not parents:  # a part of a sweep does not go on the whole one's page
-        return found, None
-    return found, str(max(parents, key=lambda run: run.info.start_time).info.run_id)
+        _explain(client, wanted, bool(parent) and len(wanted) == 1)
+    whole = parent and len(wanted) == 1  # a part of a sweep does not go on the whole one's page
+    return found, parent.info.run_id if parent and whole else None
+
+
+def _elsewhere(
+    client: MlflowClient, parent: Run, found: list[Run], wanted: dict[str, str], missing: list[str]
+) -> list[Run]:
+    """The runs that the sweep lists in its sweep.json and that another sweep has tagged since: a run has one parent."""
+    names = _listed(client, parent.info.run_id) - {run.info.run_name for run in found}
+    if not names:
+        return []
+    others = {name: value for name, value in wanted.items() if name != "sweep"}
+    runs = [run for run in _runs(client, EXPERIMENTS, others) if run.info.run_name in names]
+    waiting = len(names - {run.info.run_name for run in runs})
+    if waiting and not others:
+        missing.append(f"experiments of the sweep that have not begun: {waiting}")
+    return runs
+
+
+def _listed(client: MlflowClient, parent: str) -> set[str]:
+    if LISTING not in {artifact.path for artifact in client.list_artifacts(parent)}:
+        return set()
+    with tempfile.TemporaryDirectory() as folder:
+        listing = json.loads(Path(client.download_artifacts(parent, LISTING, folder)).read_text())
+    return {entry["folder"] for entry in listing["experiments"]}
 
 
 def _runs(client: MlflowClient, base: str, tags: dict[str, str]) -> list[Run]:
