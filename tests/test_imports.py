@@ -12,6 +12,7 @@ LEVELS = [
     {"errors", "figures", "frontier", "published"},
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
+    {"report"},
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation"},
     {"training"},
