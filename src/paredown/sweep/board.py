@@ -63,8 +63,7 @@ class Board:
 
     def tell(self, run: Run, report: dict[str, Any]) -> None:
         """An epoch of `run` is over."""
-        if report.get("key") == run.told.get("key"):
-            self._trained_images += report["images"] - run.told.get("images", 0)
+        self._trained_images += report["images"] / report["epoch"]  # of this epoch: a resumed fit begins in the middle
         run.told = report
 
     def finish(self, run: Run, metrics: Row, trained: list[str]) -> None:
