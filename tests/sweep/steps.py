@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ from paredown.plan import Context, Edit, Fit, Method, Network, Recipe, Stage, Ta
 
 @dataclass(frozen=True)
 class Steps(Method):
-    """`decay` decides the second fit, `energy` what follows it; an `energy` above 1 cannot be pruned."""
+    """`decay` decides the second fit, `energy` what follows it: above 1 it raises, below 0 it kills the process."""
 
     orthogonality: str = "none"
     decay: float = 0.01
@@ -28,6 +30,8 @@ class Steps(Method):
 def shrink(network: Network, context: Context, energy: float) -> None:
     if energy > 1:
         raise ValueError(f"no energy is above 1, not even {energy}")
+    if energy < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
     for parameter in network.module.parameters():
         parameter.data.mul_(1 - energy)
 

@@ -67,7 +67,7 @@ def test_a_grid_of_4_decays_and_6_energies_makes_29_fits_and_not_72(written) -> 
 
 
 def test_what_needs_a_running_stage_is_held_back(written) -> None:
-    board, tree = make(written, words([0.1, 0.2], [0.1, 0.2]))
+    _, tree = make(written, words([0.1, 0.2], [0.1, 0.2]))
     first = ask(tree, "a")
     assert ask(tree, "b") is None  # all need full_rank, which "a" makes
     work(tree, "a", first)

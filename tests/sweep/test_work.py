@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from driving import alive, descendants
 
 from paredown import blueprint, execute
 from paredown.sweep import ranks
@@ -84,8 +84,10 @@ def test_two_workers_give_what_ddp_gives_alone(written, tmp_path) -> None:
 @pytest.mark.slow
 def test_ranks_die_with_the_process_that_started_them(written) -> None:
     given = specification(one(written, "recipe.epochs=2000"), cpus=1, workers=2)
-    code = "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda r: print(r, flush=True))"
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(given)], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda row: print(row))"
+    )
+    process = subprocess.Popen([sys.executable, "-uc", code, json.dumps(given)], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline()  # an epoch is over: both ranks are there
     family = descendants(process.pid)
     assert len(family) >= 3
@@ -100,20 +102,3 @@ def test_last_words_name_the_error(tmp_path) -> None:
     log = tmp_path / "log"
     log.write_text("Traceback\nValueError: too small\nChildFailedError: \n")
     assert ranks._last_words(log, 1) == "ValueError: too small"
-
-
-def descendants(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        children = [int(child) for child in file.read().split()]
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            children += [int(child) for child in file.read().split()]
-    return [*set(children), *(grandchild for child in set(children) for grandchild in descendants(child))]
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -118,6 +118,7 @@ class Records:
         try:
             with FileLock(planned.experiment.folder / ".lock", timeout=GRACE):
                 Tracker(planned.experiment.folder, None).finish("FAILED" if failed else status)
+                self._sent.discard(planned.experiment.key)
         except Timeout:  # another sweep has it in hand
             log.info("%s is still running elsewhere", planned.label)
 
