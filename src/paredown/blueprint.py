@@ -24,7 +24,7 @@ MODELS = "paredown.models."  # a state may come from another machine: nothing ou
 
 class CompressedLayer(nn.Module, ABC):
     """A rewritten layer. The kind `x` lives in `paredown/layers/x.py`, whose `build(dense, **arguments)` makes one
-    that starts from the weights of the plain layer `dense`; the arguments are plain JSON data."""
+    in the place of the plain layer `dense`, from its weights or from scratch; the arguments are plain JSON data."""
 
     @abstractmethod
     def active_weights(self) -> int:
@@ -45,8 +45,13 @@ def create(architecture: Mapping[str, Any], input_shape: tuple[int, int, int]) -
 
 
 def rewrite(network: Network, name: str, kind: str, **arguments: Any) -> None:
-    """Make the layer `name` of `network` a `kind` (a file in `paredown/layers/`), starting from its weights."""
-    network.module.set_submodule(name, _build_layer(network.module.get_submodule(name), kind, arguments))
+    """Make the layer `name` of `network` a `kind` (a file in `paredown/layers/`), as its `build` does."""
+    place(network, name, _build_layer(network.module.get_submodule(name), kind, arguments), kind, **arguments)
+
+
+def place(network: Network, name: str, layer: nn.Module, kind: str, **arguments: Any) -> None:
+    """Put `layer`, a `kind` of `arguments` that already has its weights, at `name` of `network`."""
+    network.module.set_submodule(name, layer)
     network.blueprint[name] = {"kind": kind} | arguments
 
 

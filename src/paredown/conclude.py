@@ -6,11 +6,7 @@ import copy
 import subprocess
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import Any
 
 from paredown import __version__, blueprint
 from paredown.correlation import layer_correlations
@@ -22,9 +18,7 @@ from paredown.experiment import Experiment
 from paredown.figures import per_layer
 from paredown.plan import Network
 from paredown.surgery.deploy import deploy, prove_equal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from paredown.training.evaluate import evaluate
 
 FP32_TOLERANCE = 1e-4  # what ships was rounded to fp32 when its factors or masks were folded in
 Row = dict[str, float]
@@ -48,28 +42,7 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
     timed = measure_latency(deployed, dense, shape, device=device, **settings)
-    return metrics | timed.metrics()
-
-
-@torch.inference_mode()
-def evaluate(module: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Row:
-    """Loss, top1 and top5 (percent) of `module` over `loader`, in fp32."""
-    module = module.to(device).eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for images, labels in loader:
-        logits = module(images)
-        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack(
-            [
-                loss.double(),
-                top[:, 0].sum().double(),
-                top.sum().double(),
-                loss.new_tensor(len(labels)).double(),
-            ]
-        )
-    loss, top1, top5, images = sums.tolist()
-    return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
+    return metrics | timed.metrics() | experiment.method.metrics(experiment.outcomes())
 
 
 def _best(history: list[Row], metrics: Row) -> Row:
@@ -111,19 +84,17 @@ def description(experiment: Experiment, metrics: Row) -> str:
 
 
 def figures(experiment: Experiment, network: Network) -> dict[str, Any]:
-    """Plotly figures by file name: MACs per layer before and after; filter correlation per layer (SSC paper, Fig. 3),
-    with the dense network beside it where the store has one trained by the same recipe."""
+    """Plotly figures by name: the method's own; MACs per layer before and after; filter correlation per layer (SSC
+    paper, Fig. 3), with the dense network beside it where the store has one trained by the same recipe."""
     costs = {"dense": experiment.dense_cost, "deployed": count(network.module, network.input_shape)}
     macs = {label: {layer.name: layer.macs for layer in cost.layers} for label, cost in costs.items()}
     curves = {experiment.names["method"]: layer_correlations(network.module)}
     dense = experiment.store.folder(experiment.dense_key)
     if experiment.dense_key != experiment.steps[-1].key and experiment.store.has(experiment.dense_key):
         curves["dense"] = layer_correlations(blueprint.load(dense))
-    return {
-        "filter_correlation.html": per_layer(
-            curves, "Filter correlation (low: little redundancy)", "mean |correlation|"
-        ),
-        "macs_per_layer.html": per_layer(macs, "Multiply-adds per layer", "MACs", log=True),
+    return experiment.method.figures(experiment.outcomes()) | {
+        "filter_correlation": per_layer(curves, "Filter correlation (low: little redundancy)", "mean |correlation|"),
+        "macs_per_layer": per_layer(macs, "Multiply-adds per layer", "MACs", log=True),
     }
 
 

@@ -36,7 +36,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     try:
         return _resolved(*_composed(tuple(overrides)))
     except COMPOSING as error:
-        raise explain(error) from error
+        raise explain(error, overrides) from error
 
 
 def compose_all(lists: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
@@ -97,15 +97,15 @@ def _wrong_value(where: str, item: Mapping[str, Any]) -> str:
     return f"{name}={item['input']!r}: {message}"
 
 
-def explain(error: Exception) -> UserError:
-    """Hydra's or OmegaConf's error as one line that names what would be right."""
+def explain(error: Exception, overrides: Sequence[str] = ()) -> UserError:
+    """Hydra's or OmegaConf's error over `overrides` as one line that names what would be right."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return UserError(f"no {group} {name!r}: {nearest(name, error.options or [])}")
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read override {error.override!r}: {_first_line(error)} (write key=value)")
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
-        return _unknown(key)
+        return _unknown(key, overrides)
     return UserError(_first_line(error))
 
 
@@ -114,10 +114,14 @@ def _unknown_key(error: Exception) -> str | None:
     return found.group(1) if found else None
 
 
-def _unknown(key: str) -> UserError:
+def _unknown(key: str, overrides: Sequence[str]) -> UserError:
     group, _, name = key.rpartition(".")
+    choices = [word for word in overrides if "." not in word.partition("=")[0]]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = hydra_compose("config")
+        try:
+            config = hydra_compose("config", choices)  # method.NAME is looked up in the method that was chosen
+        except COMPOSING:  # one of them is wrong too
+            config = hydra_compose("config")
     below = OmegaConf.select(config, group) if group else config
     if not isinstance(below, DictConfig):
         return UserError(f"unknown key {key!r}: there is no {group!r}; {nearest(group, map(str, config))}")

@@ -56,6 +56,8 @@ def run(overrides: list[str]) -> Result:
         return stored_result(experiment)
     if experiment.machine.devices > 1 and not distributed.launched():
         return _run_in_processes(experiment, overrides)
+    if distributed.launched() and not distributed.rank():
+        log.setLevel(logging.INFO)  # the plan was told by the process that started the ranks; from here on rank 0 tells
     if experiment.machine.threads:
         torch.set_num_threads(experiment.machine.threads)
     return carry_out(experiment)
@@ -131,8 +133,10 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
             started = time.perf_counter()
             pl.seed_everything(step.seed % 2**32, verbose=False)
             history: list[Row] = []
+            notes: dict[str, Any] = {}
             if isinstance(stage, Edit):
-                stage.function(network, Context(step.data, experiment.device, step.seed), **stage.arguments)
+                found = stage.function(network, Context(step.data, experiment.device, step.seed), **stage.arguments)
+                notes = dict(found or {})
                 distributed.require_agreement(network.module, stage.name)
             else:
                 place = store.workplace(step.key)
@@ -140,7 +144,7 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
             if not distributed.rank():
                 seconds = time.perf_counter() - started
                 values = (step.key, step.parent, describe(stage), experiment.seed, step.data.key)
-                store.put(network, Record(*values, seconds, history))
+                store.put(network, Record(*values, seconds, history, notes))
         distributed.barrier()
     if not store.has(step.key):
         raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
@@ -160,11 +164,11 @@ WAITING = "%s: another process is training this stage; waiting for its result"
 
 def _conclude(experiment: Experiment, network: Network, history: list[Row], tracker: Tracker) -> Result:
     from paredown.conclude import description, figures, measure
+    from paredown.figures import page
 
     metrics = measure(experiment, network, history)
     tracker.metrics(metrics, step=len(history))
-    for name, figure in figures(experiment, network).items():
-        tracker.figure(figure, name)
+    tracker.text(page(figures(experiment, network)), "figures.html")
     state = experiment.store.folder(experiment.steps[-1].key)
     for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
         tracker.artifact(state / name, "state")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from paredown.data.images import ImageData
 from paredown.errors import UserError
 from paredown.methods.dense import Dense
 from paredown.models.weights import load_pretrained
-from paredown.plan import Fit, Method, Network, Recipe, Stage, Target, digest, stage_key
+from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
 from paredown.training.fit import Machine
 from paredown.training.machine import device_of, resolve_precision
@@ -69,6 +69,7 @@ class Experiment:
         network = blueprint.create(architecture, data.input_shape)
         if weights := self.config["model"]["weights"]:
             load_pretrained(network.module, weights)
+            network.pretrained = True
         return network
 
     @property
@@ -100,6 +101,14 @@ class Experiment:
     def dense_key(self) -> str:
         """The key of the dense network trained by the same recipe: the reference for gains, where it exists."""
         return self._keyed([(stage, self.data) for stage in Dense().plan(None, self.dense(), self.recipe)])[-1].key
+
+    def outcomes(self) -> list[Outcome]:
+        """What every stage gave, once all of them are finished."""
+        records = [self.store.record(step.key) for step in self.steps]
+        return [
+            Outcome(step.stage, record.history, record.notes, partial(self.store.read, step.key))
+            for step, record in zip(self.steps, records, strict=True)
+        ]
 
     def _keyed(self, places: list[tuple[Stage, ImageData]]) -> tuple[Step, ...]:
         parent, steps = self._root, []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 # Okabe and Ito's palette: told apart with any colour vision; the symbols and dashes do it without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
@@ -13,15 +13,61 @@ DASHES = ("solid", "dash", "dot")
 
 def per_layer(curves: Mapping[str, Mapping[str, float]], title: str, unit: str, log: bool = False) -> Any:
     """A figure with one line per label of `curves` over the layers, in their order."""
+    return lines(curves, title, "layer", unit, log="y" if log else None)
+
+
+def lines(
+    curves: Mapping[str, Mapping[Any, float]], title: str, x: str, y: str, log: Literal["x", "y"] | None = None
+) -> Any:
+    """A figure with one line per label of `curves`, each a mapping of x to y; `log` names the logarithmic axis."""
+    plot = _empty(title, x, y)
+    plot.update_layout({f"{log}axis_type": "log", f"{log}axis_exponentformat": "power"} if log else {})
+    plot.update_yaxes({} if log == "y" else {"rangemode": "tozero"})
+    for index, (label, values) in enumerate(curves.items()):
+        plot.add_trace(_trace(label, index, list(values), list(values.values())))
+    return plot
+
+
+def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x: str, y: str) -> Any:
+    """A figure of one layer at a time, chosen from a list: one line per label over the index, from 1; y logarithmic."""
+    plot, owners = _empty(title, x, y), []
+    for layer, curves in layers.items():
+        for index, (label, values) in enumerate(curves.items()):
+            plot.add_trace(_trace(label, index, list(range(1, len(values) + 1)), list(values)))
+            owners.append(layer)
+    first = next(iter(layers), None)
+    for trace, owner in zip(plot.data, owners, strict=True):
+        trace.visible = owner == first
+    buttons = [
+        {"label": layer, "method": "update", "args": [{"visible": [owner == layer for owner in owners]}]}
+        for layer in layers
+    ]
+    plot.update_yaxes(type="log", exponentformat="power")
+    plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15}] if buttons else [])
+    return plot
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """One HTML page of `figures`, one below the other, that renders without a network."""
+    parts = [
+        plot.to_html(full_html=False, include_plotlyjs=index == 0, div_id=name, default_height="480px")
+        for index, (name, plot) in enumerate(figures.items())
+    ]
+    return f'<!doctype html><html><head><meta charset="utf-8"></head><body>{"".join(parts)}</body></html>'
+
+
+def _empty(title: str, x: str, y: str) -> Any:
     from plotly import graph_objects
 
     plot = graph_objects.Figure()
-    for index, (label, values) in enumerate(curves.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        marker = {"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
-        line = {"color": colour, "dash": DASHES[index % len(DASHES)]}
-        trace = {"x": list(values), "y": list(values.values()), "name": label, "marker": marker, "line": line}
-        plot.add_trace(graph_objects.Scatter(mode="lines+markers", **trace))
-    axis = {"title": unit} | ({"type": "log"} if log else {"rangemode": "tozero"})
-    plot.update_layout(title=title, yaxis=axis, xaxis={"title": "layer"}, template="plotly_white", showlegend=True)
+    plot.update_layout(title=title, xaxis_title=x, yaxis_title=y, template="plotly_white", showlegend=True)
     return plot
+
+
+def _trace(label: str, index: int, x: Sequence[Any], y: Sequence[float]) -> Any:
+    from plotly import graph_objects
+
+    colour = COLOURS[index % len(COLOURS)]
+    marker = {"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
+    line = {"color": colour, "dash": DASHES[index % len(DASHES)]}
+    return graph_objects.Scatter(mode="lines+markers", x=x, y=y, name=label, marker=marker, line=line)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -40,13 +40,15 @@ class Network:
     """A live network and the data that rebuilds it.
 
     `architecture` is the model's config (`_target_` below `paredown.models`, and its arguments), `blueprint` maps the
-    name of each rewritten layer to its kind and arguments, `input_shape` is (channels, height, width).
+    name of each rewritten layer to its kind and arguments, `input_shape` is (channels, height, width); `pretrained`
+    says that the weights are ones that the user brought.
     """
 
     module: nn.Module
     architecture: dict[str, Any]
     input_shape: tuple[int, int, int]
     blueprint: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pretrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,28 @@ class Recipe:
         if wrong:
             raise UserError("; ".join(wrong))
 
+    def changed(self, changes: Changes) -> Recipe:
+        """This recipe with what `changes` sets."""
+        given = {f.name: getattr(changes, f.name) for f in fields(changes)}
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one stage of a method trains otherwise than the recipe says; None: as the recipe says."""
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    milestones: tuple[float, ...] | None = None
+
 
 def _rising_fractions(values: Sequence[float]) -> bool:
     return list(values) == sorted(set(values)) and all(0 < value < 1 for value in values)
 
 
 class Hooks:
-    """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key."""
+    """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key, but
+    for those with `init=False`, where a hook may keep what it needs between two calls of one step."""
 
     def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
         """Scalars added to the loss, by the name they are logged under. Called every step; `progress` is the
@@ -127,14 +144,15 @@ class Context:
     seed: int
 
 
-EditFunction = Callable[..., None]
+EditFunction = Callable[..., Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
 class Edit:
     """Change the network once, between fits: `function(network, context, **arguments)`, in place.
 
-    `function` is a module-level function, so that its values and nothing else make its key.
+    `function` is a module-level function, so that its values and nothing else make its key. What it returns, plain JSON
+    data or None, is kept with the state: what it found (ranks, scores, a curve) for the method's metrics and figures.
     """
 
     name: str
@@ -158,6 +176,16 @@ class Fit:
 Stage = Edit | Fit
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A finished stage: `history`, one row of figures per epoch, of a Fit; `notes`, what it found, of an Edit."""
+
+    stage: Stage
+    history: Sequence[Mapping[str, float]]
+    notes: Mapping[str, Any]
+    network: Callable[[], Network]  # reads the state that the stage left
+
+
 class Method(ABC):
     """A compression method: a frozen dataclass whose fields are its knobs."""
 
@@ -168,11 +196,20 @@ class Method(ABC):
         The network may be read (shapes, names), never changed. Raises UserError for a target it cannot meet.
         """
 
+    def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """Final metrics of the method's own, by name."""
+        return {}
+
+    def figures(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Plotly figures of the method's own, by name."""
+        return {}
+
 
 def describe(value: Any) -> Any:
     """`value` as plain JSON data: dataclasses and functions carry the name of their class or function."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {"is": _name(type(value))} | {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        values = {f.name: describe(getattr(value, f.name)) for f in fields(value) if f.init}
+        return {"is": _name(type(value))} | values
     if callable(value):
         return _name(value)
     if isinstance(value, Mapping):

@@ -21,7 +21,8 @@ RECORD = "stage.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What made a state: the stage's values, its parent's key, the figures of each epoch and the seconds it took."""
+    """What made a state: the stage's values, its parent's key, the figures of each epoch, what an edit found, and the
+    seconds it took."""
 
     key: str
     parent: str
@@ -30,6 +31,7 @@ class Record:
     data: str
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:

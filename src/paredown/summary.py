@@ -19,6 +19,11 @@ def show(result: Result, title: str) -> None:
     table.add_row("top-1, best test epoch (%)", "", _number(m["best/top1"]), "")
     if "selected/top1" in m:
         table.add_row("top-1, best val epoch (%)", "", _number(m["selected/top1"]), "")
+    if "base/top1" in m:
+        table.add_row("top-1, last epoch of full rank (%)", "", _number(m["base/top1"]), "")
+    if "rank/sum" in m:
+        ranks = (_big(m["rank/full"]), _big(m["rank/sum"]), f"{m['rank/full'] / m['rank/sum']:.2f}x fewer")
+        table.add_row("singular values, all layers", *ranks)
     table.add_row("MACs", _big(m["cost/dense_macs"]), _big(m["cost/macs"]), f"{m['cost/speed_up']:.2f}x fewer")
     table.add_row(
         "parameters",

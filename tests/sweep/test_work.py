@@ -84,9 +84,7 @@ def test_two_workers_give_what_ddp_gives_alone(written, tmp_path) -> None:
 @pytest.mark.slow
 def test_ranks_die_with_the_process_that_started_them(written) -> None:
     given = specification(one(written, "recipe.epochs=2000"), cpus=1, workers=2)
-    code = (
-        "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda row: print(row))"
-    )
+    code = "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda r: print(r))"
     process = subprocess.Popen([sys.executable, "-uc", code, json.dumps(given)], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline()  # an epoch is over: both ranks are there
     family = descendants(process.pid)

@@ -49,7 +49,7 @@ class MaskedConv2d(CompressedLayer, nn.Conv2d):
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
         """One multiply-add per active weight and output position; `input_shape` is (channels, height, width)."""
-        height, width = (_output_size(self, axis, input_shape[axis + 1]) for axis in (0, 1))
+        height, width = (output_size(self, axis, input_shape[axis + 1]) for axis in (0, 1))
         return self.active_weights() * height * width
 
     def deployed(self) -> nn.Conv2d:
@@ -77,7 +77,8 @@ def _settings(conv: nn.Conv2d) -> dict[str, Any]:
     return {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None}
 
 
-def _output_size(conv: nn.Conv2d, axis: int, size: int) -> int:
+def output_size(conv: nn.Conv2d, axis: int, size: int) -> int:
+    """How long the output of `conv` is along `axis` (0: height, 1: width) for an input of `size`."""
     reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
     named = {"same": reach, "valid": 0}
     padding = named[conv.padding] if isinstance(conv.padding, str) else 2 * int(conv.padding[axis])
