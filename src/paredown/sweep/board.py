@@ -37,23 +37,40 @@ class Board:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.metrics: Metrics = plan.sweep.metrics
-        self.planned = {planned.experiment.key: planned for planned in plan.experiments}
+        self.planned: dict[str, Planned] = {}
         self.results: dict[str, Row] = {}
         self.failed: dict[str, str] = {}
+        self.stopped: set[str] = set()  # ended early, by the rule that was asked for
         self.running: dict[str, Run] = {}
         self.reused: set[str] = set()
         self.trained: list[str] = []  # the keys of the stages that this sweep trained
         self.started = time.monotonic()
         self._trained_images = 0.0
-        for key, planned in self.planned.items():
-            if planned.finished:
-                self.results[key] = json.loads((planned.experiment.folder / RESULT).read_text())
-                self.reused.add(key)
+        for planned in plan.experiments:
+            self.add(planned)
+
+    def add(self, planned: Planned) -> None:
+        """One experiment more, at the start or because a search proposes it; perhaps its result is there."""
+        key = planned.experiment.key
+        if planned.finished:
+            self.results[key] = json.loads((planned.experiment.folder / RESULT).read_text())
+            self.reused.add(key)
+        self.planned[key] = planned
+
+    @property
+    def total(self) -> int:
+        """How many experiments there will be."""
+        return self.plan.sweep.search.trials if self.plan.sweep.search else len(self.planned)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything to run."""
+        return bool(self.waiting or self.plan.sweep.search)
 
     @property
     def waiting(self) -> list[Planned]:
         """What has not been handed out yet, in the order of the file."""
-        gone = (self.results, self.failed, self.running)
+        gone = (self.results, self.failed, self.stopped, self.running)
         return [planned for key, planned in list(self.planned.items()) if not any(key in group for group in gone)]
 
     def start(self, planned: Planned) -> Run:
@@ -72,6 +89,11 @@ class Board:
         self.results[key] = metrics
         self.running.pop(key, None)
         self.trained += trained
+
+    def stop(self, planned: Planned) -> None:
+        """`planned` was ended early."""
+        self.stopped.add(planned.experiment.key)
+        self.running.pop(planned.experiment.key, None)
 
     def fail(self, planned: Planned, reason: str) -> None:
         """`planned` ended without a result."""

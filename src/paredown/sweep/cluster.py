@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ def connect(sweep: Sweep) -> str | None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # left unset, it depends on a file in the home folder
     cluster = sweep.cluster
     context = _start(cluster.dashboard) if cluster.kind == "local" else _join(cluster.address)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
     try:
         _require_room(sweep)
     except UserError:

@@ -30,6 +30,8 @@ def main() -> None:
         failed = _run([word for word in words if word != "--plan"], "--plan" in words)
     except UserError as error:
         end(str(error), MISTAKE)
+    except OSError as error:
+        end(f"{error}; what was finished is kept, the same command goes on", FAILED)
     except KeyboardInterrupt:
         end(f"interrupted; the same command goes on: python src/sweep.py {' '.join(words)}", INTERRUPTED)
     if failed:
@@ -50,7 +52,7 @@ def _run(words: list[str], only_plan: bool) -> bool:
     from paredown.sweep.run import run
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("paredown").setLevel(logging.INFO)
+    logging.getLogger("paredown").setLevel(logging.WARNING)
     board = run(planned)
     show_results(board)
     return bool(board.failed)

@@ -38,6 +38,52 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Dimension:
+    """The values a search may give to one key: `choices`, or numbers from `low` to `high` (whole ones if both are)."""
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def first(self) -> Any:
+        """One of the values."""
+        return self.choices[0] if self.choices else self.low
+
+    def wrong(self) -> str | None:
+        """What is the matter with it, or None."""
+        if self.choices:
+            return None if self.low is None and self.high is None else "has choices and numbers"
+        if self.low is None or self.high is None or not self.low < self.high:
+            return "needs choices, or low below high"
+        return "needs low above 0 where log is set" if self.log and self.low <= 0 else None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Optuna chooses `trials` experiments from `space`, `concurrent` of them at a time. `nsga2` and `random` weigh
+    metrics.accuracy against metrics.cost; `tpe` does too, unless `cost` is false."""
+
+    space: Mapping[str, Dimension]
+    algorithm: Literal["random", "tpe", "nsga2"] = "tpe"
+    trials: int = 20
+    concurrent: int = 4
+    seed: int = 0
+    cost: bool = True
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End experiments early whose `metric` lags behind the others' after as many epochs, but not before `grace`. It
+    judges accuracy alone, and so may end small networks that belong on the front."""
+
+    rule: Literal["none", "asha", "median"] = "none"
+    metric: str = "val/top1"
+    grace: int = 10
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Where: `local` starts a Ray of its own on this machine, `ray` joins the one at `address`."""
 
@@ -57,6 +103,8 @@ class Sweep:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     points: tuple[tuple[str, ...], ...] = ()
     seeds: tuple[int, ...] = ()
+    search: Search | None = None
+    stop: Stop = Stop()
     resources: Resources = Resources()
     metrics: Metrics = Metrics()
     cluster: Cluster = Cluster()
@@ -72,6 +120,7 @@ class Sweep:
                 ("resources.gpus", self.resources.gpus, "at least 0", self.resources.gpus >= 0),
                 ("resources.workers", self.resources.workers, "at least 1", self.resources.workers >= 1),
                 ("retries", self.retries, "at least 0", self.retries >= 0),
+                *_wrong_search(self),
                 *((f"grid.{key}", list(values), "at least one value", values) for key, values in self.grid.items()),
             )
             if not holds
@@ -88,7 +137,7 @@ class Point:
     overrides: tuple[str, ...]
 
 
-NESTED = {"resources": Resources, "metrics": Metrics, "cluster": Cluster}
+NESTED = {"resources": Resources, "metrics": Metrics, "cluster": Cluster, "stop": Stop}
 SETTINGS = {f.name for f in fields(Sweep)} - {"name", "typed", "overrides"} | {"sweep"}
 
 
@@ -123,6 +172,13 @@ def points(sweep: Sweep) -> Iterator[Point]:
         yield Point(" ".join(word for word in apart if word in overrides and word not in common), overrides)
 
 
+def proposed(sweep: Sweep, values: Mapping[str, Any]) -> Point:
+    """The experiment of a search that gives the keys of its space these `values`."""
+    apart = tuple(f"{key}={_word(value)}" for key, value in values.items())
+    seeds = tuple(f"seed={seed}" for seed in sweep.seeds)
+    return Point(" ".join(apart), merged(sweep.overrides, seeds, apart, sweep.typed))
+
+
 def merged(*lists: Sequence[str]) -> tuple[str, ...]:
     """`lists` of overrides one after another, of each key the last alone."""
     last = {word.partition("=")[0].lstrip("+~"): word for words in lists for word in words}
@@ -152,8 +208,32 @@ def _checked(path: Path, values: dict[str, Any], typed: dict[str, Any], rest: tu
         name: make(kind, (values.get(name) or {}) | (typed.pop(name, None) or {}), name)
         for name, kind in NESTED.items()
     }
-    stripped = {key: value for key, value in (values | typed).items() if key not in NESTED and value is not None}
+    if (search := (values.get("search") or {}) | (typed.pop("search", None) or {})) != {}:
+        space = search.get("space") or {}
+        if not isinstance(space, dict) or not space:
+            raise UserError(f"search.space={space!r} names nothing to search: write key: {{low: .., high: ..}}")
+        dimensions = {key: make(Dimension, values, f"search.space.{key}") for key, values in space.items()}
+        made["search"] = make(Search, search | {"space": dimensions}, "search")
+    stripped = {
+        key: value for key, value in (values | typed).items() if key not in {*NESTED, "search"} and value is not None
+    }
     return make(Sweep, stripped | made | {"name": path.stem, "typed": rest}, f"sweep {path.stem}")
+
+
+def _wrong_search(sweep: Sweep) -> list[tuple[str, Any, str, bool]]:
+    if sweep.search is None:
+        return []
+    dimensions = [
+        (f"search.space.{key}", dim, dim.wrong() or "", not dim.wrong()) for key, dim in sweep.search.space.items()
+    ]
+    return [
+        *dimensions,
+        ("search.trials", sweep.search.trials, "at least 1", sweep.search.trials >= 1),
+        ("search.concurrent", sweep.search.concurrent, "at least 1", sweep.search.concurrent >= 1),
+        ("grid", dict(sweep.grid), "none beside a search: it is one or the other", not sweep.grid),
+        ("points", list(sweep.points), "none beside a search", not sweep.points),
+        ("seeds", list(sweep.seeds), "one at most beside a search", len(sweep.seeds) <= 1),
+    ]
 
 
 def _word(value: Any) -> str:

@@ -76,9 +76,11 @@ class Display:
 
 def status(board: Board) -> str:
     """`12 of 24 done (3 reused), 2 running, 0 failed, best 91.20, 12 min left`."""
-    counts = f"{len(board.results)} of {len(board.planned)} done ({len(board.reused)} reused)"
+    counts = f"{len(board.results)} of {board.total} done ({len(board.reused)} reused)"
+    stopped = [f"{len(board.stopped)} stopped early"] if board.stopped else []
     words = [
         counts,
+        *stopped,
         f"{sum(run.placed for run in list(board.running.values()))} running",
         f"{len(board.failed)} failed",
     ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from paredown.config import compose_all
@@ -14,7 +15,8 @@ from paredown.errors import UserError
 from paredown.execute import finished
 from paredown.experiment import Experiment, Step, open_data, prepare
 from paredown.plan import Fit
-from paredown.sweep.file import Point, Sweep, merged, points
+from paredown.store import Store
+from paredown.sweep.file import Point, Sweep, merged, points, proposed
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's experiments, each once."""
+    """A sweep's experiments, each once; none yet where a search will choose them. `output` and `tracking` are those of
+    every one."""
 
     sweep: Sweep
     experiments: tuple[Planned, ...]
+    output: Path
+    tracking: Mapping[str, Any]
 
     @cached_property
     def steps(self) -> dict[str, Step]:
@@ -62,7 +67,7 @@ class Plan:
     @property
     def levels(self) -> list[Level]:
         """The distinct stages by name, in the order they come."""
-        store = self.experiments[0].experiment.store
+        store = Store(self.output / "store")
         named: dict[str, list[Step]] = {}
         for step in self.steps.values():
             named.setdefault(step.stage.name, []).append(step)
@@ -89,11 +94,16 @@ def work(steps: Iterable[Step]) -> int:
 
 def plan(sweep: Sweep) -> Plan:
     """Compose and prepare every experiment of `sweep`. Raises UserError naming the first that cannot run."""
-    every = list(prepared(sweep, list(points(sweep))))
+    if sweep.search:  # one of its experiments stands for what all have in common, mistakes among it
+        first = proposed(sweep, {key: dimension.first for key, dimension in sweep.search.space.items()})
+        every = list(prepared(sweep, [first]))
+    else:
+        every = list(prepared(sweep, list(points(sweep))))
     experiments = {planned.experiment.key: planned for planned in reversed(every)}  # the command line may merge some
     if len(folders := {planned.experiment.output for planned in every}) > 1:
         raise UserError(f"a sweep has one output folder, this one asks for {', '.join(map(str, sorted(folders)))}")
-    return Plan(sweep, tuple(reversed(experiments.values())))
+    chosen = () if sweep.search else tuple(reversed(experiments.values()))
+    return Plan(sweep, chosen, folders.pop(), every[0].experiment.config["tracking"])
 
 
 def prepared(sweep: Sweep, asked: Sequence[Point]) -> Iterator[Planned]:

@@ -30,7 +30,7 @@ class Records:
     sync`, sends what then still waits. `folder` holds the sweep's own records, results.csv and sweep.json."""
 
     def __init__(self, board: Board, folder: Path) -> None:
-        settings = board.plan.experiments[0].experiment.config["tracking"]
+        settings = board.plan.tracking
         self.board, self.folder = board, folder
         self.uri = check_uri(settings["uri"])
         self.parent = Tracker(folder, self.uri, settings["experiment"])
@@ -47,8 +47,14 @@ class Records:
         """Send all that waits, end every run that is still open, and the parent with `status`."""
         self._stop.set()
         self._thread.join()
-        for planned in self._open():
-            self._end(planned, status)
+        try:
+            for planned in self._open():
+                self._end(planned, status)
+            self._close(status)
+        except OSError as error:  # a full disk takes none of this, and hides none of the sweep's results
+            log.warning("the sweep's records are not complete: %s; the same command completes them", error)
+
+    def _close(self, status: Status) -> None:
         self._write()
         self._quiet_until = 0.0
         counts = {"experiments": len(self.board.planned), "finished": len(self.board.results)}
@@ -120,7 +126,7 @@ class Records:
                 Tracker(planned.experiment.folder, None).finish("FAILED" if failed else status)
                 self._sent.discard(planned.experiment.key)
         except Timeout:  # another sweep has it in hand
-            log.info("%s is still running elsewhere", planned.label)
+            log.warning("%s is still running elsewhere", planned.label)
 
     def _write(self) -> None:
         for name, text in (("sweep.json", self._listing()), ("results.csv", self._results())):

@@ -25,13 +25,13 @@ def run(plan: Plan) -> Board:
     """
     board = Board(plan)
     with _alone(plan) as folder:
-        link = cluster.connect(plan.sweep) if board.waiting else None
+        link = cluster.connect(plan.sweep) if board.open else None
         records = Records(board, folder)
         status: Status = "FAILED"
         try:
-            if board.waiting:
+            if board.open:
                 with Display(board, link):
-                    run_trials(board)
+                    run_trials(board, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -45,7 +45,7 @@ def run(plan: Plan) -> Board:
 @contextmanager
 def _alone(plan: Plan) -> Iterator[Path]:
     """The sweep's own folder, held by one driver at a time."""
-    folder = plan.experiments[0].experiment.output / "sweeps" / plan.sweep.name
+    folder = plan.output / "sweeps" / plan.sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", blocking=False):

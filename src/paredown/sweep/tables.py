@@ -7,6 +7,7 @@ from rich.table import Table
 
 from paredown.plan import Fit
 from paredown.sweep.board import Board
+from paredown.sweep.file import Search
 from paredown.sweep.planning import Plan
 
 SHOWN = 12  # experiments of a plan that are listed by name
@@ -18,6 +19,8 @@ def show_plan(plan: Plan) -> None:
     console = Console()
     done = [planned.finished for planned in plan.experiments]
     console.print(f"[bold]{plan.sweep.name}[/] {plan.sweep.description}", soft_wrap=True, highlight=False)
+    if plan.sweep.search:
+        return _show_space(plan.sweep.search)
     experiments = Table("", "experiment", "finished")
     for number, (planned, finished) in enumerate(zip(plan.experiments, done, strict=True), 1):
         if number <= SHOWN:
@@ -33,6 +36,14 @@ def show_plan(plan: Plan) -> None:
         stages.add_row(level.name, kind, str(level.distinct), str(level.stored), str(level.distinct - level.stored))
     console.print(stages)
     console.print(summary(plan), soft_wrap=True, highlight=False)
+
+
+def _show_space(search: Search) -> None:
+    table = Table("key", "values", title=f"{search.algorithm}: {search.trials} experiments of this space")
+    for key, dimension in search.space.items():
+        between = f"{dimension.low} to {dimension.high}{', logarithmic' if dimension.log else ''}"
+        table.add_row(key, ", ".join(map(str, dimension.choices)) or between)
+    Console().print(table)
 
 
 def summary(plan: Plan) -> str:
@@ -69,7 +80,7 @@ def show_results(board: Board) -> None:
     console.print(table)
     for key, reason in board.failed.items():
         console.print(f"failed: {board.planned[key].label}: {reason}", soft_wrap=True, highlight=False, markup=False)
-    counts = f"{len(board.results)} of {len(board.planned)} experiments done, {len(board.reused)} of them before"
+    counts = f"{len(board.results)} of {board.total} experiments done, {len(board.reused)} of them before"
     console.print(
         f"{counts}; {len(board.failed)} failed; {len(board.trained)} trainings (* on the front)", highlight=False
     )

@@ -59,8 +59,10 @@ class Tree(Searcher):
         run, result = self.runs[trial_id], result or {}
         if "result" in result:
             self.board.finish(run, json.loads(result["result"]), result["trained"])
-        else:
+        elif error or "failed" in result:
             self._fail(run.planned, result.get("failed", "its process died"))
+        else:
+            self.board.stop(run.planned)
 
     def _is_free(self, planned: Planned, taken: set[str]) -> bool:
         missing = planned.missing
