@@ -156,7 +156,7 @@ def test_mistakes_are_one_line(values: dict[str, Any], target: Target | None, wo
 
 def test_a_network_without_such_layers_is_refused() -> None:
     network = blueprint.create({"_target_": "paredown.models.mobilenet.mobilenet_v2_cifar"}, (3, 32, 32))
-    with pytest.raises(UserError, match=r"method\.select=trp: this network has no such convolution"):
+    with pytest.raises(UserError, match=r"no convolution to factorise"):
         TRP().plan(None, network, RECIPE)
 
 
