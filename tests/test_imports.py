@@ -12,6 +12,7 @@ LEVELS = [
     {"errors", "figures", "frontier", "published"},
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
+    {"report"},
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
@@ -21,6 +22,7 @@ LEVELS = [
     {"execute"},
     {"summary", "reproduce"},
     {"cli"},
+    {"sweep"},
 ]
 UNSAFE = ("pickle.load", "joblib.load", "allow_pickle=True", "weights_only=False")
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -40,7 +40,7 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     metrics |= _speed_ups(network.module, dense, shape)
     loader = experiment.data.eval_loader("test", experiment.machine.eval_batch_size, device)
     metrics |= {f"final/{name}": value for name, value in evaluate(deployed, loader, device).items()}
-    metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
+    metrics |= _best(history, metrics, "val" in experiment.data.eval_splits) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
     timed = measure_latency(deployed, dense, shape, device=device, **settings)
     return metrics | timed.metrics() | experiment.method.metrics(experiment.outcomes())
@@ -52,13 +52,14 @@ def _speed_ups(module: nn.Module, dense: nn.Module, shape: tuple[int, int, int])
     return {f"cost/speed_up_{rule}": speed_up_under(rule, module, dense, shape) for rule in counted}
 
 
-def _best(history: list[Row], metrics: Row) -> Row:
+def _best(history: list[Row], metrics: Row, held_out: bool) -> Row:
     """`best/top1`: the best test epoch, what most papers print; `selected/top1`: the test accuracy of the epoch that
-    was best on the validation images, what a user without a test set would get."""
-    tested = [row for row in history if "test/top1" in row]
-    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in tested)])}
-    if tested and "val/top1" in tested[0]:
-        best["selected/top1"] = max(tested, key=lambda row: row["val/top1"])["test/top1"]
+    was best on the validation images, what a user without a test set would get. After an edit there is no choice of
+    epochs (`history` is empty)."""
+    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in history)])}
+    if held_out:
+        by_validation = max(history, key=lambda row: row["val/top1"], default={"test/top1": metrics["final/top1"]})
+        best["selected/top1"] = by_validation["test/top1"]
     return best
 
 
