@@ -14,7 +14,7 @@ from paredown.config import compose
 from paredown.errors import UserError
 from paredown.experiment import prepare
 from paredown.layers.masked import Masked
-from paredown.methods.beta_lasso import BetaLasso, mask_zeros
+from paredown.methods.beta_lasso import BetaLasso, mask_zeros, pack
 from paredown.plan import Context, Fit, Network, Recipe
 from paredown.training.beta_lasso import BetaLassoSteps
 
@@ -56,13 +56,13 @@ def prepared(output: Path, *more: str):
 def test_the_plan_is_one_fit_with_its_own_step(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "paredown")
     recipe = Recipe(epochs=3, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    fit, mask = BetaLasso(1e-6, 2e-6, 5).plan(None, network(), recipe)
+    fit, mask, pack = BetaLasso(1e-6, 2e-6, 5).plan(None, network(), recipe)
     assert isinstance(fit, Fit) and fit.hooks == (BetaLassoSteps(1e-6, 2e-6, 5),)
     assert (fit.recipe.momentum, fit.recipe.weight_decay, fit.recipe.nesterov) == (0, 0, False)
-    assert mask.name == "mask" and not mask.arguments
+    assert (mask.name, pack.name) == ("mask", "pack") and not mask.arguments
     assert "momentum and weight decay are left out" in caplog.text
     again = BetaLasso(1e-6, 2e-6, 5).plan(None, network(), fit.recipe)
-    assert again == [fit, mask] and caplog.text.count("left out") == 1
+    assert again == [fit, mask, pack] and caplog.text.count("left out") == 1
 
 
 @pytest.mark.parametrize("connection", ["conv", "local", "fc"])
@@ -97,6 +97,23 @@ def test_an_empty_layer_is_told_and_an_empty_network_refused(caplog: pytest.LogC
         mask_zeros(own, CONTEXT)
 
 
+def test_a_layer_ships_sparse_where_that_is_faster() -> None:
+    own = Network(nn.Sequential(nn.Linear(1000, 1500), nn.Linear(1500, 4)), {}, (1000, 1, 1))
+    for name, density in (("0", 0.002), ("1", 0.5)):
+        blueprint.rewrite(own, name, "masked")
+        layer = own.module.get_submodule(name)
+        layer.set_mask(torch.rand(layer.weight.shape) < density)
+    x = torch.randn(8, 1000)
+    before = own.module(x)
+    times = pack(own, CONTEXT, batch=16)
+    assert set(times) == {"0", "1"} and all(set(pair) == {"dense", "sparse"} for pair in times.values())
+    assert times["0"]["dense"] > 1.1 * times["0"]["sparse"] and own.blueprint["0"] == {"kind": "sparse"}
+    for name, pair in times.items():
+        expected = "sparse" if pair["dense"] > 1.1 * pair["sparse"] else "masked"
+        assert own.blueprint[name]["kind"] == expected
+    assert torch.equal(own.module(x), before)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, execute.Result]:
     output = tmp_path_factory.mktemp("beta_lasso")
@@ -112,10 +129,10 @@ def test_the_whole_way(finished) -> None:
     for name in ("conv1", "fc1", "fc2"):
         layer = getattr(kept, name)
         counts = [row[f"nonzero/{name}"] for row in rows]
-        assert int(layer.weight.count_nonzero()) == counts[-1] == outcomes[-1].notes["nonzeros"][name]
+        assert int(layer.weight.count_nonzero()) == counts[-1] == outcomes[1].notes["nonzeros"][name]
         threshold = 50 * (1e-4 if name == "conv1" else 2e-4)
         assert layer.weight[layer.weight != 0].abs().min() >= threshold
-    weights = sum(outcomes[-1].notes["nonzeros"].values())
+    weights = sum(outcomes[1].notes["nonzeros"].values())
     assert weights == result.metrics["cost/weights"] == result.metrics["cost/macs"] < result.metrics["cost/dense_macs"]
     assert 0 < result.metrics["cost/sparsity"] < 1 and "cost/speed_up_conv" not in result.metrics
     assert result.metrics["locality/filters"] <= 32 and "locality/radius_z" in result.metrics

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from paredown import blueprint
 from paredown.description_length import Description, describe
 from paredown.errors import UserError
 from paredown.figures import lines, tiles
-from paredown.layers.masked import Masked, maskable
+from paredown.layers.masked import Masked, MaskedLinear, maskable
+from paredown.layers.sparse import MaskedSparse
 from paredown.locality import first_filters, locality
 from paredown.plan import Context, Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
 from paredown.training.beta_lasso import BetaLassoSteps, check_at_least_zero, nonzeros
 
 log = logging.getLogger("paredown")
 MEASURED, SHOWN = 256, 40  # filters of the first layer
+TIMED = 32  # images at once, as `latency.batch`
+FASTER = 1.1  # how many times as fast a sparse matrix must be
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class BetaLasso(Method):
         check_at_least_zero(**{f"method.{name}": getattr(self, name) for name in ("decay_conv", "decay_fc", "beta")})
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
-        """One fit without momentum or weight decay, then the zeros become masks. UserError for a target: none of the
-        knobs gives one before training."""
+        """One fit without momentum or weight decay; then zeros become masks, and linear layers sparse matrices where
+        that is faster. UserError for a target: no knob gives one before training."""
         if target:
             raise UserError(
                 f"method beta_lasso cannot aim at {target}: how many weights stay is known after training. Steer it by "
@@ -45,12 +50,13 @@ class BetaLasso(Method):
         if plain != recipe:
             log.info("beta_lasso: the recipe's optimizer, momentum and weight decay are left out: it has its own step")
         steps = BetaLassoSteps(self.decay_conv, self.decay_fc, self.beta)
-        return [Fit("train", plain, (steps,)), Edit("mask", mask_zeros)]
+        return [Fit("train", plain, (steps,)), Edit("mask", mask_zeros), Edit("pack", pack, {"batch": TIMED})]
 
     def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """`locality/MEASURE` and `locality/MEASURE_z` of the first layer, over `locality/filters` of them; Theorem 2's
         `description/bits`, `description/gap` and `description/vacuous`, 1 where the gap says nothing."""
-        network, notes = outcomes[-1].network(), outcomes[-1].notes
+        network = outcomes[-1].network()
+        notes = next(outcome.notes for outcome in outcomes if outcome.stage.name == "mask")
         filters = first_filters(network.module, network.input_shape, MEASURED)
         local = locality(filters) | {"filters": float(len(filters))}
         described = Description(**notes["description"])
@@ -92,3 +98,24 @@ def mask_zeros(network: Network, context: Context) -> dict[str, Any]:
             cast(Masked, network.module.get_submodule(name)).set_mask(active)
     described = describe(network.module, network.input_shape)
     return {"nonzeros": left, "description": vars(described), "samples": context.data.sizes["train"]}
+
+
+def pack(network: Network, context: Context, batch: int) -> dict[str, dict[str, float]]:
+    """Let each masked linear layer ship as a sparse matrix where that is FASTER on the device at hand, timed on `batch`
+    inputs. Returns both times of each layer, in milliseconds."""
+    masked = {name: layer for name, layer in maskable(network.module).items() if isinstance(layer, MaskedLinear)}
+    times: dict[str, dict[str, float]] = {}
+    for name, layer in masked.items():
+        sparse = MaskedSparse(layer, layer.mask)
+        inputs = torch.randn(batch, layer.in_features, device=context.device)
+        pair = {"dense": layer.deployed(), "sparse": sparse.deployed()}
+        times[name] = {label: _milliseconds(plain.to(context.device), inputs) for label, plain in pair.items()}
+        if times[name]["dense"] > FASTER * times[name]["sparse"]:
+            blueprint.place(network, name, sparse, "sparse")
+    return times
+
+
+def _milliseconds(layer: nn.Module, inputs: Tensor) -> float:
+    timer = Timer("layer(inputs)", globals={"layer": layer, "inputs": inputs}, num_threads=torch.get_num_threads())
+    with torch.inference_mode():
+        return 1e3 * float(timer.blocked_autorange(min_run_time=0.05).median)
