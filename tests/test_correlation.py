@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from paredown import blueprint
 from paredown.correlation import filter_correlation, layer_correlations
 from paredown.layers import ssc
 
@@ -43,3 +44,13 @@ def test_layers_count_with_their_zeros_in_place() -> None:
     assert values["1"] == pytest.approx(
         np.abs(np.corrcoef(sparse.deployed().weight.detach().flatten(1))).mean(), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "conv_pair"])
+def test_a_factorised_layer_counts_as_the_convolution_it_computes(kind) -> None:
+    network = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
+    dense = layer_correlations(network.module)
+    blueprint.rewrite(network, "layer2.0.conv1", kind, form="spatial", rank=5)
+    found = layer_correlations(network.module)
+    layer = network.module.get_submodule("layer2.0.conv1")
+    assert list(found) == list(dense) and found["layer2.0.conv1"] == filter_correlation(layer.effective_weight())

@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,9 +36,22 @@ def _run(overrides: list[str]) -> None:
     # the process that starts several ranks has said what there is to say about the plan
     logging.getLogger("paredown").setLevel(logging.ERROR if distributed.launched() else logging.INFO)
 
+    if names := [word.partition("=")[2] for word in overrides if word.startswith("reproduce=")]:
+        _reproduce(names[-1], overrides)
+        return
     result = execute.run(overrides)
     if not distributed.launched():  # among several ranks, the process that started them shows the table
         show(result, " ".join(["src/run.py", *overrides]))
+
+
+def _reproduce(name: str, overrides: list[str]) -> None:
+    from paredown import execute
+    from paredown.config import compose
+    from paredown.reproduce import reproduce, show
+
+    config = compose(overrides)
+    found = reproduce(name, overrides, config["seeds"], execute.run)
+    show(found, found.save(Path(config["output"]).expanduser().resolve()))
 
 
 def _help() -> str:
@@ -62,18 +76,19 @@ def main() -> None:
     try:
         _parse()
     except COMPOSING as error:
-        _end(str(explain(error)), MISTAKE)
+        end(str(explain(error)), MISTAKE)
     try:
         for overrides in ASKED:
             _run(overrides)
     except UserError as error:
-        _end(str(error), MISTAKE)
+        end(str(error), MISTAKE)
     except FloatingPointError as error:
-        _end(f"{error}; finished stages are kept, lower the learning rate or set recipe.clip_norm", FAILED)
+        end(f"{error}; finished stages are kept, lower the learning rate or set recipe.clip_norm", FAILED)
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        end("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
 
 
-def _end(message: str, code: int) -> None:
+def end(message: str, code: int) -> NoReturn:
+    """Say one line and exit with `code`."""
     print(f"paredown: {message}", file=sys.stderr)
     sys.exit(code)

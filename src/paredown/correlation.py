@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from paredown.layers.conv_pair import ConvPair
+from paredown.layers.low_rank import LowRankConv2d
 from paredown.layers.masked import effective_weight
+from paredown.surgery.deploy import within
 
 
 @torch.no_grad()
@@ -22,10 +25,16 @@ def filter_correlation(weight: Tensor) -> float:
 
 
 def layer_correlations(module: nn.Module) -> dict[str, float]:
-    """`filter_correlation` of every convolution of `module` that is not depthwise, by name, in module order."""
-    convolutions = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
-    return {
-        name: filter_correlation(effective_weight(layer))
-        for name, layer in convolutions.items()
-        if layer.groups < layer.in_channels or layer.in_channels == 1
-    }
+    """`filter_correlation` of every convolution of `module` that is not depthwise, by name, in module order; of a
+    factorised one, that of the one convolution that computes the same."""
+    found: dict[str, float] = {}
+    factorised = ""
+    for name, layer in module.named_modules():
+        inside = factorised and within(name, factorised)
+        if isinstance(layer, LowRankConv2d | ConvPair):
+            found[name], factorised = filter_correlation(layer.effective_weight()), name
+        elif (
+            isinstance(layer, nn.Conv2d) and not inside and (layer.groups < layer.in_channels or layer.in_channels == 1)
+        ):
+            found[name] = filter_correlation(effective_weight(layer))
+    return found

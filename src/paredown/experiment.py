@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,6 +69,7 @@ class Experiment:
         network = blueprint.create(architecture, data.input_shape)
         if weights := self.config["model"]["weights"]:
             load_pretrained(network.module, weights)
+            network.pretrained = True
         return network
 
     @property
@@ -144,8 +145,23 @@ class Experiment:
         return self.output / "experiments" / f"{'-'.join(words)}-{self.key[:8]}"
 
 
-def prepare(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a composed configuration (plain data). Raises UserError for whatever is wrong with it."""
+def open_data(config: Mapping[str, Any]) -> ImageData:
+    """The data set of conf/dataset/, opened. Raises UserError that says how to get what is missing."""
+    try:
+        data: ImageData = instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
+    data.prepare()
+    return data
+
+
+def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], ImageData] = open_data) -> Experiment:
+    """The experiment of a composed configuration (plain data); a sweep gives an `opened` that opens each data set once.
+
+    Raises UserError for whatever is wrong with it.
+    """
     output = Path(config["output"]).expanduser().resolve()
     store = open_store(output / "store")
     target = _target(config)
@@ -155,12 +171,12 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     precision = resolve_precision(config["recipe"]["precision"], device_of(machine.accelerator))
     recipe = make(Recipe, config["recipe"] | {"precision": precision}, "recipe")
     latency.check(**config["latency"])
-    data = _data(config["dataset"])
+    data = opened(config["dataset"])
     source = data
     if other := config["transfer"].get("dataset"):
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
-        source = _data(other)
+        source = opened(other)
     weights = config["model"]["weights"]
     if weights and not Path(weights).is_file():
         raise UserError(f"model.weights={weights}: no such file")
@@ -187,17 +203,6 @@ def _target(config: Mapping[str, Any]) -> Target | None:
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "_target_"}
-
-
-def _data(config: Mapping[str, Any]) -> ImageData:
-    try:
-        data: ImageData = instantiate(config, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
-    data.prepare()
-    return data
 
 
 def _fitted(data: ImageData) -> dict[str, int]:

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 # Okabe and Ito's palette: told apart with any colour vision; the symbols and dashes do it without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 DASHES = ("solid", "dash", "dot")
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and symbol of the `index`-th thing drawn: 42 pairs before one comes again."""
+    return COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
 
 
 def per_layer(curves: Mapping[str, Mapping[str, float]], title: str, unit: str, log: bool = False) -> Any:
@@ -21,7 +26,7 @@ def lines(
 ) -> Any:
     """A figure with one line per label of `curves`, each a mapping of x to y; `log` names the logarithmic axis."""
     plot = _empty(title, x, y)
-    plot.update_layout({f"{log}axis_type": "log"} if log else {})
+    plot.update_layout({f"{log}axis_type": "log", f"{log}axis_exponentformat": "power"} if log else {})
     plot.update_yaxes({} if log == "y" else {"rangemode": "tozero"})
     for index, (label, values) in enumerate(curves.items()):
         plot.add_trace(_trace(label, index, list(values), list(values.values())))
@@ -29,7 +34,7 @@ def lines(
 
 
 def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x: str, y: str) -> Any:
-    """A figure of one layer at a time, chosen from a list: one line per label over the index, from 1."""
+    """A figure of one layer at a time, chosen from a list: one line per label over the index, from 1; y logarithmic."""
     plot, owners = _empty(title, x, y), []
     for layer, curves in layers.items():
         for index, (label, values) in enumerate(curves.items()):
@@ -42,6 +47,7 @@ def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x:
         {"label": layer, "method": "update", "args": [{"visible": [owner == layer for owner in owners]}]}
         for layer in layers
     ]
+    plot.update_yaxes(type="log", exponentformat="power")
     plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15}] if buttons else [])
     return plot
 
@@ -66,7 +72,7 @@ def _empty(title: str, x: str, y: str) -> Any:
 def _trace(label: str, index: int, x: Sequence[Any], y: Sequence[float]) -> Any:
     from plotly import graph_objects
 
-    colour = COLOURS[index % len(COLOURS)]
-    marker = {"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
+    colour, symbol = style(index)
+    marker = {"color": colour, "symbol": symbol, "size": 8}
     line = {"color": colour, "dash": DASHES[index % len(DASHES)]}
     return graph_objects.Scatter(mode="lines+markers", x=x, y=y, name=label, marker=marker, line=line)

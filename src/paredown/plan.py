@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paredown.errors import UserError
 
-KEY_FORMAT = 1  # part of every key: raise it when the same values come to mean another computation
+KEY_FORMAT = 2  # part of every key: raise it when the same values come to mean another computation
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Network:
     """A live network and the data that rebuilds it.
 
     `architecture` is the model's config (`_target_` below `paredown.models`, and its arguments), `blueprint` maps the
-    name of each rewritten layer to its kind and arguments, `input_shape` is (channels, height, width).
+    name of each rewritten layer to its kind and arguments, `input_shape` is (channels, height, width); `pretrained`
+    says that the weights are ones that the user brought.
     """
 
     module: nn.Module
     architecture: dict[str, Any]
     input_shape: tuple[int, int, int]
     blueprint: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pretrained: bool = False
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_mistakes_are_one_line(settings: dict, target: Target | None, words: str
 
 def test_a_network_without_such_a_convolution_is_refused() -> None:
     made = Network(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), {}, (4, 8, 8))
-    with pytest.raises(UserError, match=r"jaderberg finds no convolution to decompose: method\.select=all"):
+    with pytest.raises(UserError, match=r"no convolution to factorise \(method\.select=all\)"):
         Jaderberg(energy=0.1).plan(None, made, RECIPE)
 
 

@@ -40,6 +40,13 @@ class ConvPair(CompressedLayer):
         """How many channels lie between the two."""
         return self.first.out_channels
 
+    def effective_weight(self) -> Tensor:
+        """The weight (n, c, kh, kw) of the one convolution that computes the same, but for a bias."""
+        first, second = (conv.weight for conv in (self.first, self.second))
+        if self.form == "channel":
+            return torch.einsum("nr,rchw->nchw", second[:, :, 0, 0], first)
+        return torch.einsum("nrw,rch->nchw", second[:, :, 0], first[..., 0])
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, H, W) to (B, n, H', W')."""
         return self.second(self.first(x))

@@ -65,7 +65,7 @@ class PairMethod(Method):
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
         """Train, decompose, finetune (not for 0 epochs). UserError unless one of a target, `energy` and `ranks` is
-        given; for a target out of reach at rank 1; for ranks of no such layer, or out of its bounds."""
+        given; for a target out of reach at rank 1; for ranks of no such layer, or out of bounds; for nothing to do."""
         names = list(convolutions(network.module, self.select))
         until = self._until(target, network, names)
         edit = self.decomposition(network, list(until.get("ranks", names)), until)
@@ -76,8 +76,6 @@ class PairMethod(Method):
         name = type(self).__name__.lower()
         given = {"energy": self.energy, "ranks": self.ranks} | ({target.quantity: target.value} if target else {})
         found = {key: value for key, value in given.items() if value is not None}
-        if not names:
-            raise UserError(f"{name} finds no convolution to decompose: method.select={self.select} selects none")
         if len(found) != 1:
             raise UserError(
                 f"{name} takes its ranks from one of sparsity=, speed_up=, method.energy= and method.ranks=, "

@@ -23,14 +23,16 @@ Select = Literal["all", "trp"]
 
 def convolutions(module: nn.Module, select: Select = "all") -> dict[str, nn.Conv2d]:
     """The convolutions to factorise, by name: all with groups=1, or (`trp`) of those the ones larger than 1 x 1, of
-    stride 1 and not the first (Xu et al. 2020, TRP)."""
+    stride 1 and not the first (Xu et al. 2020, TRP). Raises UserError where there is none."""
     found = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1
     }
-    if select == "all":
-        return found
-    inner = list(found.items())[1:]
-    return {name: conv for name, conv in inner if conv.kernel_size != (1, 1) and conv.stride == (1, 1)}
+    if select == "trp":
+        inner = list(found.items())[1:]
+        found = {name: conv for name, conv in inner if conv.kernel_size != (1, 1) and conv.stride == (1, 1)}
+    if not found:
+        raise UserError(f"{type(module).__name__} has no convolution to factorise (method.select={select})")
+    return found
 
 
 def low_rank_layers(module: nn.Module) -> dict[str, LowRankConv2d]:

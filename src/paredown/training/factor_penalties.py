@@ -51,9 +51,9 @@ class FactorOrthogonality(Hooks):
     decay: float
 
     def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
-        """One scalar, `orthogonality`."""
+        """One scalar, `orthogonality`; none where no layer is factorised any more."""
         factors = [factor for layer in low_rank_layers(network).values() for factor in (layer.U, layer.V)]
-        return {"orthogonality": self.decay * _sum(factor_orthogonality, factors)} if self.decay else {}
+        return {"orthogonality": self.decay * _sum(factor_orthogonality, factors)} if self.decay and factors else {}
 
     def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
         """The unweighted penalty and the summed ranks."""
