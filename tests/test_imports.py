@@ -14,7 +14,7 @@ LEVELS = [
     {"blueprint", "distributed", "config", "store", "tracking"},
     {"report"},
     {"layers", "models", "data"},
-    {"cost", "surgery", "correlation"},
+    {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
     {"methods"},
     {"experiment"},
