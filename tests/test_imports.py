@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
 LEVELS = [
-    {"errors", "figures"},
+    {"errors", "figures", "frontier", "published"},
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
+    {"report"},
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation"},
     {"training"},
@@ -19,7 +20,7 @@ LEVELS = [
     {"experiment"},
     {"conclude"},
     {"execute"},
-    {"summary"},
+    {"summary", "reproduce"},
     {"cli"},
 ]
 UNSAFE = ("pickle.load", "joblib.load", "allow_pickle=True", "weights_only=False")

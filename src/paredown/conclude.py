@@ -14,9 +14,9 @@ from paredown.cost import compare, count
 from paredown.cost.latency import device_name
 from paredown.cost.latency import measure as measure_latency
 from paredown.cost.rules import RULES, speed_up_under
-from paredown.experiment import Experiment
+from paredown.experiment import Experiment, Step
 from paredown.figures import per_layer
-from paredown.plan import Network
+from paredown.plan import Edit, Network
 from paredown.surgery.deploy import deploy, prove_equal
 from paredown.training.evaluate import evaluate
 
@@ -64,6 +64,45 @@ def _against_dense(experiment: Experiment, metrics: Row) -> Row:
     return {"dense/top1": dense, "gain/top1": metrics["final/top1"] - dense}
 
 
+def price(experiment: Experiment) -> list[dict[str, Any]]:
+    """What each stage of the plan took, whoever ran it: `key`, `epochs`, `seconds` and training `macs`: images seen x
+    MACs of the network as that stage left it x 3, since a backward pass costs about two forward passes. A stage whose
+    state was deleted after a later one was made is left out."""
+    return [_spent(experiment, step) for step in experiment.steps if experiment.store.has(step.key)]
+
+
+def total(experiment: Experiment, spent: list[dict[str, Any]]) -> Row:
+    """The sums over `spent` as metrics; none where a stage is missing from it."""
+    if len(spent) < len(experiment.steps):
+        return {}
+    return {f"price/{name}": sum(stage[name] for stage in spent) for name in ("epochs", "seconds", "macs")}
+
+
+def _spent(experiment: Experiment, step: Step) -> dict[str, Any]:
+    record = experiment.store.record(step.key)
+    if isinstance(step.stage, Edit):
+        return {"key": step.key, "epochs": 0, "seconds": record.seconds, "macs": 0}
+    epochs = len(record.history)
+    network = experiment.store.read(step.key)
+    images = epochs * step.data.sizes["train"]
+    seconds = sum(row["seconds"] for row in record.history)  # of every process that had a part in it
+    macs = 3 * images * count(network.module, network.input_shape).macs
+    return {"key": step.key, "epochs": epochs, "seconds": seconds, "macs": macs}
+
+
+def layers(experiment: Experiment, network: Network) -> list[dict[str, Any]]:
+    """Each conv and linear layer before and after: `dense_macs`, `macs`, `dense_weights`, `weights`, its kind,
+    and where it was rewritten the blueprint's arguments (rank, spacing ...)."""
+    after = {layer.name: layer for layer in count(network.module, network.input_shape).layers}
+    rows = []
+    for dense in experiment.dense_cost.layers:
+        own = after.get(dense.name)  # None: the method took the whole layer out
+        row = {"layer": dense.name, "kind": own.kind if own else "removed", "dense_macs": dense.macs}
+        row |= {"macs": own.macs if own else 0, "dense_weights": dense.weights, "weights": own.weights if own else 0}
+        rows.append(row | {"blueprint": network.blueprint.get(dense.name, {})})
+    return rows
+
+
 def description(experiment: Experiment, metrics: Row) -> str:
     """The head of the run's page in MLflow, in Markdown."""
     target = f" at {experiment.target}" if experiment.target else ""
@@ -107,6 +146,8 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "device": device_name(experiment.device),
         "code": _code_version(),
     }
+    if experiment.config["reproduce"]:
+        more["reproduce"] = experiment.config["reproduce"]
     return experiment.names | more | keys
 
 

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 # Okabe and Ito's palette: told apart with any colour vision; the symbols and dashes do it without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 DASHES = ("solid", "dash", "dot")
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and symbol of the `index`-th thing drawn: 42 pairs before one comes again."""
+    return COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
 
 
 def per_layer(curves: Mapping[str, Mapping[str, float]], title: str, unit: str, log: bool = False) -> Any:
@@ -67,7 +72,7 @@ def _empty(title: str, x: str, y: str) -> Any:
 def _trace(label: str, index: int, x: Sequence[Any], y: Sequence[float]) -> Any:
     from plotly import graph_objects
 
-    colour = COLOURS[index % len(COLOURS)]
-    marker = {"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
+    colour, symbol = style(index)
+    marker = {"color": colour, "symbol": symbol, "size": 8}
     line = {"color": colour, "dash": DASHES[index % len(DASHES)]}
     return graph_objects.Scatter(mode="lines+markers", x=x, y=y, name=label, marker=marker, line=line)

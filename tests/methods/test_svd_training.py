@@ -170,7 +170,7 @@ def test_its_figures_and_metrics(searched) -> None:
     by_name = {outcome.stage.name: outcome.history for outcome in outcomes}
     base = by_name["full_rank"][-1]["test/top1"]
     assert result.metrics["base/top1"] == base
-    assert result.metrics["gain/base"] == by_name["finetune"][-1]["test/top1"] - base
+    assert result.metrics["gain/base_top1"] == by_name["finetune"][-1]["test/top1"] - base
     penalties = {name for row in by_name["sparsify"] for name in row if name.startswith("penalty/")}
     assert penalties == {"penalty/orthogonality", "penalty/hoyer"}
 
