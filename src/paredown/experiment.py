@@ -19,7 +19,7 @@ from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
 from paredown.errors import UserError
 from paredown.methods.dense import Dense
-from paredown.models.weights import load_pretrained
+from paredown.models.weights import load_pretrained, weights_file
 from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
 from paredown.training.fit import Machine
@@ -162,9 +162,7 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
         source = _data(other)
-    weights = config["model"]["weights"]
-    if weights and not Path(weights).is_file():
-        raise UserError(f"model.weights={weights}: no such file")
+    config = {**config, "model": config["model"] | {"weights": weights_file(config["model"])}}
     architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")} | _fitted(data)
     if _fitted(source) != _fitted(data):
         raise UserError(
