@@ -13,7 +13,17 @@ from paredown.cost.tracing import calls
 from paredown.errors import UserError
 from paredown.plan import Network, Target
 from paredown.surgery.deploy import deploy, prove_equal
-from paredown.surgery.design_space import Branch, Prices, candidates, decompose, grid, groupings, targeted, within
+from paredown.surgery.design_space import (
+    Branch,
+    Prices,
+    candidates,
+    decompose,
+    grid,
+    groupings,
+    limited,
+    require_reach,
+    targeted,
+)
 
 IMAGENET = (3, 224, 224)
 
@@ -125,6 +135,7 @@ def test_a_target_below_the_least_designs_is_refused() -> None:
     network, least = resnet8(), {"layer3.0.conv2": [Branch("spatial", 1, 1)]}
     for target in (Target("speed_up", 2), Target("sparsity", 0.9)):
         with pytest.raises(UserError, match=rf"{target} is out of reach: rank 1 everywhere gives {target.quantity}="):
-            within(network, target, least)
-    prices, limit = within(network, Target("sparsity", 0.2), least)
+            require_reach(network, target, least)
+    require_reach(network, Target("sparsity", 0.2), least)
+    prices, limit = limited(network, Target("sparsity", 0.2))
     assert limit == 0.8 * prices.dense >= prices.total(least)

@@ -162,14 +162,18 @@ class Prices:
         )
 
 
-def within(network: Network, target: Target, least: Mapping[str, Design]) -> tuple[Prices, float]:
-    """The prices that `target` limits, and their limit. Raises UserError where the designs `least` are above it."""
+def limited(network: Network, target: Target) -> tuple[Prices, float]:
+    """The prices of the dense `network` that `target` limits, and their limit."""
     prices = Prices(network, "macs" if target.quantity == "speed_up" else "weights")
-    limit = prices.dense * (1 / target.value if target.quantity == "speed_up" else 1 - target.value)
+    return prices, prices.dense * (1 / target.value if target.quantity == "speed_up" else 1 - target.value)
+
+
+def require_reach(network: Network, target: Target, least: Mapping[str, Design]) -> None:
+    """Raise UserError where even with `least`, the designs of rank 1, the dense `network` misses `target`."""
+    prices, limit = limited(network, target)
     if (total := prices.total(least)) > limit:
         reach = prices.dense / total if target.quantity == "speed_up" else 1 - total / prices.dense
         raise UserError(f"{target} is out of reach: rank 1 everywhere gives {target.quantity}={reach:.4g}")
-    return prices, limit
 
 
 def decompose(network: Network, designs: Mapping[str, Design]) -> None:
