@@ -91,7 +91,9 @@ class Experiment:
         if self.source is self.data:
             places = [(stage, self.data) for stage in stages]
         elif self.config["transfer"]["mode"] == "finetune":
-            last = next(stage for stage in reversed(stages) if isinstance(stage, Fit))
+            last = next((stage for stage in reversed(stages) if isinstance(stage, Fit)), None)
+            if last is None:
+                raise UserError("transfer.mode=finetune repeats the last training, and this plan has none")
             places = [(stage, self.source) for stage in stages] + [(replace(last, name="transfer"), self.data)]
         else:
             places = [(stage, self.data if isinstance(stage, Fit) else self.source) for stage in stages]

@@ -86,6 +86,25 @@ def test_mistakes_are_one_line_before_anything_is_trained(words, says, tmp_path:
     assert "\n" not in str(error.value)
 
 
+def test_a_transfer_has_no_training_to_repeat(tmp_path: Path) -> None:
+    architecture = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "in_channels": 1}
+    torch.save(blueprint.build(architecture, {}).state_dict(), tmp_path / "w.pt")
+    words = [f"model.weights={tmp_path / 'w.pt'}", "dataset@transfer.dataset=digits", f"output={tmp_path}"]
+    experiment = prepare(compose(["method=f_group", *SMALL, *QUIET, *words]))
+    assert [step.stage.name for step in experiment.steps] == ["decompose"]
+    with pytest.raises(UserError, match="this plan has none"):
+        prepare(compose(["method=f_group", *SMALL, *QUIET, *words, "transfer.mode=finetune"])).steps  # noqa: B018
+
+
+def test_a_network_that_the_user_brought_is_decomposed_as_it_is(tmp_path: Path) -> None:
+    trained = execute.run(["method=dense", *SMALL, *QUIET, f"output={tmp_path}", "dataset.fraction=0.5"])
+    words = [f"model.weights={trained.state / blueprint.WEIGHTS}", f"output={tmp_path}"]
+    found = execute.run(["method=f_group", *SMALL, *QUIET, *words]).metrics
+    assert found["base/top1"] == pytest.approx(trained.metrics["final/top1"], abs=0.3)
+    assert found["gain/base_top1"] == found["final/top1"] - found["base/top1"] < 0
+    assert "selected/top1" not in found and found["best/top1"] == found["final/top1"]
+
+
 def test_epochs_of_finetuning_make_a_third_stage() -> None:
     network = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}, (3, 16, 16))
     assert [stage.name for stage in FGroup().plan(None, network, Recipe(epochs=1))] == ["train", "decompose"]
