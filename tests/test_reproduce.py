@@ -50,6 +50,14 @@ def test_ssc_has_printed_spreads() -> None:
     assert found["gain_top1"].deviation == pytest.approx(-3.8 + 3.14)
 
 
+def test_a_decomposed_network_is_held_against_the_one_it_was_given() -> None:
+    row = next(row for row in rows("svd_nas/tablemain") if row["method"] == "f_group")
+    run = {"gain/base_top1": -69.0, "gain/base_top5": -87.0, "cost/speed_up_thop": 1.7325, "gain/top1": 0.0}
+    found = {item.quantity: item for item in compare(row, (), [run], ()).comparisons}
+    assert found["gain_top1"].deviation == pytest.approx(0.34) and found["gain_top5"].theirs == -87.63
+    assert found["speed_up"].deviation == pytest.approx(0, abs=2e-3)
+
+
 def test_commands_are_the_rows_settings_for_each_seed_and_the_user_wins() -> None:
     first, second = commands(ROW, ["seed=7", "method.energy=0.1", "output=x", f"reproduce={ROW['id']}"], 2)
     assert first[-1] == "seed=0" and second[-1] == "seed=1" and first[:-1] == second[:-1]

@@ -19,7 +19,7 @@ from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
 from paredown.errors import UserError
 from paredown.methods.dense import Dense
-from paredown.models.weights import load_pretrained
+from paredown.models.weights import load_pretrained, weights_file
 from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
 from paredown.training.fit import Machine
@@ -91,7 +91,9 @@ class Experiment:
         if self.source is self.data:
             places = [(stage, self.data) for stage in stages]
         elif self.config["transfer"]["mode"] == "finetune":
-            last = next(stage for stage in reversed(stages) if isinstance(stage, Fit))
+            last = next((stage for stage in reversed(stages) if isinstance(stage, Fit)), None)
+            if last is None:
+                raise UserError("transfer.mode=finetune repeats the last training, and this plan has none")
             places = [(stage, self.source) for stage in stages] + [(replace(last, name="transfer"), self.data)]
         else:
             places = [(stage, self.data if isinstance(stage, Fit) else self.source) for stage in stages]
@@ -177,9 +179,7 @@ def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], Ima
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
         source = opened(other)
-    weights = config["model"]["weights"]
-    if weights and not Path(weights).is_file():
-        raise UserError(f"model.weights={weights}: no such file")
+    config = {**config, "model": config["model"] | {"weights": weights_file(config["model"])}}
     architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")}
     architecture |= (fitted := _fitted(architecture, data))
     if (other_fitted := _fitted(architecture, source)) != fitted:

@@ -115,9 +115,15 @@ def _quantities(row: Mapping[str, Any]) -> dict[str, str]:
     if row["method"] == "svd_training":  # both papers' numbers are of the best epoch, and against the full-rank network
         tops = {f"gain_{top}": f"gain/base_best_{top}" for top in ("top1", "top5")}
         tops |= {f"dense_{top}": f"base/best_{top}" for top in ("top1", "top5")}
+    elif row["gain_reference"] == "pretrained_model":  # decomposed, not trained again
+        tops = {f"gain_{top}": f"gain/base_{top}" for top in ("top1", "top5")}
     else:
         tops = {"gain_top1": "gain/top1", "top1": "final/top1", "dense_top1": "dense/top1"}
-    rule = {"speed_up": f"cost/speed_up_{row['counting']}"} if row["counting"] in ("conv", "sfp", "cnn_fcf") else {}
+    rule = (
+        {"speed_up": f"cost/speed_up_{row['counting']}"}
+        if row["counting"] in ("conv", "sfp", "cnn_fcf", "thop")
+        else {}
+    )
     return tops | rule | ({"sparsity": "cost/sparsity"} if row["method"] == "ssc" else {})
 
 

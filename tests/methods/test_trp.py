@@ -82,7 +82,7 @@ def test_what_lies_below_the_threshold_goes_and_nothing_else(form: Any) -> None:
             kept = kept.reshape(c, kh, n, kw).transpose(2, 0, 1, 3)
         with torch.no_grad():
             expected.get_submodule(name).weight.copy_(torch.tensor(kept).reshape(weight.shape))
-        assert network.blueprint[name] == {"kind": "conv_pair", "form": form, "rank": rank}
+        assert network.blueprint[name] == {"kind": "conv_pair", "form": form, "rank": rank, "bias": False}
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(network.module.eval()(x), expected.eval()(x), rtol=1e-4, atol=1e-4)
     pairs = [layer for layer in network.module.modules() if isinstance(layer, ConvPair)]

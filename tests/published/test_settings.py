@@ -45,6 +45,14 @@ def test_sparsities_of_ssc_are_those_printed(row) -> None:
         assert config["model"].get("width", 1) == row["network"].get("width", 1)
 
 
+@pytest.mark.parametrize("row", [*of("alds"), *of("lr_s2"), *of("f_group")], ids=lambda row: row["id"])
+def test_svd_nass_baselines_start_from_torchvisions_weights(row) -> None:
+    config = compose(overrides(row))
+    assert (config["names"]["method"], config["names"]["dataset"]) == (row["method"], "imagenet")
+    assert config["model"]["weights"] == "imagenet1k_v1" and config["method"]["finetune"]["epochs"] is None
+    assert config["speed_up"] == (None if row["method"] == "f_group" else pytest.approx(row["speed_up"], rel=1e-3))
+
+
 @pytest.mark.parametrize("method", sorted(set(SETTINGS)))
 def test_every_row_of_a_method_that_is_here_composes(method: str) -> None:
     commands = {tuple(overrides(row)) for row in of(method)}

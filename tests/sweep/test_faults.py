@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from driving import LONG, Driver, alive, children, command_line, descendants, epochs_recorded, fits, runs, starts
+from driving import LONG, Driver, alive, children, epochs_recorded, fits, runs, starts
 from steps import words
 
 pytestmark = pytest.mark.slow
@@ -42,10 +42,10 @@ def test_a_killed_driver_is_resumed_by_the_same_command(written) -> None:
     arguments = [*written(SEEDS), *LONG]
     sweep = Driver(arguments)
     sweep.until(lambda: sweep.results() and sweep.checkpoints())
-    family = descendants(sweep.process.pid)
+    workers = sweep.workers()
     sweep.send(signal.SIGKILL)
     sweep.process.wait()
-    wait_for_the_end(family)
+    wait_for_the_end(workers)
     done = len(sweep.results())
     again = Driver(arguments)
     assert f"{done} of them before" in again.wait()
@@ -60,11 +60,11 @@ def test_an_interrupted_sweep_says_the_command_and_resumes(written, blow) -> Non
     arguments = [*written(SEEDS), *LONG]
     sweep = Driver(arguments)
     sweep.until(sweep.checkpoints)
-    family = descendants(sweep.process.pid)
+    workers = sweep.workers()
     sweep.send(blow)
     said = sweep.wait(code=130)
     assert said.strip().splitlines()[-1].startswith("paredown: interrupted; the same command goes on:")
-    wait_for_the_end(family)
+    wait_for_the_end(workers)
     database = sweep.output / "mlflow.db"
     assert runs(database)["sweep KILLED"] == 1 and not [status for status in runs(database) if "RUNNING" in status]
     Driver(arguments).wait()
@@ -110,8 +110,8 @@ def test_a_full_disk_fails_by_name_and_the_sweep_resumes(written, tmp_path) -> N
         subprocess.run(["umount", str(output)], check=True)
 
 
-def wait_for_the_end(family: list[int]) -> None:
+def wait_for_the_end(processes: list[int]) -> None:
     until = time.monotonic() + 60
-    while [pid for pid in family if alive(pid)]:
-        assert time.monotonic() < until, [command_line(pid)[:200] for pid in family if alive(pid)]
+    while left := [pid for pid in processes if alive(pid)]:
+        assert time.monotonic() < until, f"processes were left behind: {left}"
         time.sleep(0.1)

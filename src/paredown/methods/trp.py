@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paredown import blueprint
 from paredown.errors import UserError
 from paredown.figures import by_layer, lines, per_layer
-from paredown.layers import conv_pair
-from paredown.layers.low_rank import Form, matrix
+from paredown.layers.low_rank import Form
+from paredown.methods._pairs import product, put_pair, singular_values
 from paredown.plan import Changes, Context, Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
 from paredown.surgery.low_rank import RankCost, Select, convolutions, dense_twin, target_cost
 from paredown.training.trained_rank_pruning import TrainedRankPruning, spectra
@@ -108,21 +107,17 @@ def decompose(
 ) -> dict[str, Any]:
     """Make each convolution of `names` a pair that keeps the singular values above one threshold: `until` gives it
     ({"threshold": t}), or asks for the least that reaches a target ({"speed_up": 2}). Returns threshold and ranks."""
-    convs = {name: network.module.get_submodule(name) for name in names}
-    weights: dict[str, Tensor] = {name: conv.weight.detach().double() for name, conv in convs.items()}  # type: ignore[operator]
-    factors = {name: torch.linalg.svd(matrix(w, form), full_matrices=False) for name, w in weights.items()}
-    values = {name: s for name, (_, s, _) in factors.items()}
+    products = {name: product(network, name, form) for name in names}
+    values = singular_values(products)
     macs = RankCost.of(dense := dense_twin(network), form, names)
     (goal, value) = next(iter(until.items()))
     if goal != "threshold":
         target = Target(goal, value)  # type: ignore[arg-type]
         value = threshold_within(values, *target_cost(dense, form, names, target))
     ranks = ranks_above(values, value)
-    for name, (left, s, right) in factors.items():
-        pair = conv_pair.build(convs[name], form, rank := ranks[name])
-        root = s[:rank].sqrt()
-        pair.become(left[:, :rank] * root, root[:, None] * right[:rank], convs[name].bias)  # type: ignore[arg-type]
-        blueprint.place(network, name, pair, "conv_pair", form=form, rank=rank)
+    for name, weights in products.items():
+        bias: Any = network.module.get_submodule(name).bias
+        put_pair(network, name, form, weights, ranks[name], bias)
     _tell(value, ranks, macs)
     return {"threshold": value, "ranks": ranks, "full_ranks": dict(macs.highest)}
 

@@ -68,6 +68,12 @@ def _at_its_speed_up(method: str, *more: str) -> Callable[[Row, list[str]], list
     return settings
 
 
+def _post_training(row: Row, model: list[str]) -> list[str]:
+    """SVD-NAS's comparison without training: torchvision's weights and, where there are knobs, the printed speed-up."""
+    target = [] if row["method"] == "f_group" else [f"speed_up={row['speed_up']:.4g}"]
+    return [f"method={row['method']}", *model, "model.weights=imagenet1k_v1", *target]
+
+
 def _family(row: Row) -> list[str]:
     return [f"model={row['model']}_bottleneck" if row["model"] in BOTTLENECKS else f"model={row['model']}"]
 
@@ -79,4 +85,7 @@ SETTINGS: dict[str, Callable[[Row, list[str]], list[str]]] = {
     "trp": _at_its_speed_up("trp"),
     "zhang2016": _at_its_speed_up("zhang"),
     "jaderberg2014": _at_its_speed_up("jaderberg"),
+    "alds": _post_training,
+    "lr_s2": _post_training,
+    "f_group": _post_training,
 }

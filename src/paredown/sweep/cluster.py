@@ -75,7 +75,11 @@ def _join(address: str) -> Any:
     try:
         return ray.init(address=address, runtime_env=shipped | {"env_vars": {"PYTHONPATH": "src"}}, **_quiet())
     except ConnectionError as error:
-        raise UserError(f"no Ray answers at cluster.address={address}: start one with `ray start --head`") from error
+        if address == "auto":
+            raise UserError("no Ray runs here: start one with `ray start --head`, or give cluster.address") from error
+        raise UserError(
+            f"cluster.address={address} answers, but not to us: is RAY_AUTH_TOKEN its token, and is it a Ray?"
+        ) from error
     except RuntimeError as error:
         if "ersion mismatch" not in str(error) and "uthent" not in str(error):
             raise
