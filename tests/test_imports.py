@@ -14,7 +14,7 @@ LEVELS = [
     {"blueprint", "distributed", "config", "store", "tracking"},
     {"report"},
     {"layers", "models", "data"},
-    {"cost", "surgery", "correlation"},
+    {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
     {"methods"},
     {"experiment"},
@@ -22,6 +22,7 @@ LEVELS = [
     {"execute"},
     {"summary", "reproduce"},
     {"cli"},
+    {"sweep"},
 ]
 UNSAFE = ("pickle.load", "joblib.load", "allow_pickle=True", "weights_only=False")
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

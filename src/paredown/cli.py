@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -75,18 +76,19 @@ def main() -> None:
     try:
         _parse()
     except COMPOSING as error:
-        _end(str(explain(error)), MISTAKE)
+        end(str(explain(error)), MISTAKE)
     try:
         for overrides in ASKED:
             _run(overrides)
     except UserError as error:
-        _end(str(error), MISTAKE)
+        end(str(error), MISTAKE)
     except FloatingPointError as error:
-        _end(f"{error}; finished stages are kept, lower the learning rate or set recipe.clip_norm", FAILED)
+        end(f"{error}; finished stages are kept, lower the learning rate or set recipe.clip_norm", FAILED)
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        end("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
 
 
-def _end(message: str, code: int) -> None:
+def end(message: str, code: int) -> NoReturn:
+    """Say one line and exit with `code`."""
     print(f"paredown: {message}", file=sys.stderr)
     sys.exit(code)

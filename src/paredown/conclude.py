@@ -8,12 +8,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from paredown import __version__, blueprint
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
 from paredown.cost.latency import device_name
 from paredown.cost.latency import measure as measure_latency
-from paredown.cost.rules import RULES, speed_up_under
+from paredown.cost.rules import RULES, macs_under, speed_up_under
 from paredown.experiment import Experiment, Step
 from paredown.figures import per_layer
 from paredown.plan import Edit, Network
@@ -30,28 +32,34 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
     """
     device = experiment.device
-    shape, dense = network.input_shape, experiment.dense().module
+    shape, dense = network.input_shape, deploy(experiment.dense().module)
     exact, deployed = copy.deepcopy(network.module).double(), deploy(network.module)
     prove_equal(exact, deploy(exact), shape)
     prove_equal(network.module, deployed, shape, tolerance=FP32_TOLERANCE)
     metrics = compare(count(network.module, shape), experiment.dense_cost)
-    others = [rule for rule in RULES if rule != "conv_fc"]  # ours, already there
-    metrics |= {f"cost/speed_up_{rule}": speed_up_under(rule, network.module, dense, shape) for rule in others}
+    metrics |= _speed_ups(network.module, dense, shape)
     loader = experiment.data.eval_loader("test", experiment.machine.eval_batch_size, device)
     metrics |= {f"final/{name}": value for name, value in evaluate(deployed, loader, device).items()}
-    metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
+    metrics |= _best(history, metrics, "val" in experiment.data.eval_splits) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
     timed = measure_latency(deployed, dense, shape, device=device, **settings)
     return metrics | timed.metrics() | experiment.method.metrics(experiment.outcomes())
 
 
-def _best(history: list[Row], metrics: Row) -> Row:
+def _speed_ups(module: nn.Module, dense: nn.Module, shape: tuple[int, int, int]) -> Row:
+    """Under each rule but ours, already there; none under one that counts nothing, as `conv` without convolutions."""
+    counted = [r for r in RULES if r != "conv_fc" and macs_under(r, module, shape) and macs_under(r, dense, shape)]
+    return {f"cost/speed_up_{rule}": speed_up_under(rule, module, dense, shape) for rule in counted}
+
+
+def _best(history: list[Row], metrics: Row, held_out: bool) -> Row:
     """`best/top1`: the best test epoch, what most papers print; `selected/top1`: the test accuracy of the epoch that
-    was best on the validation images, what a user without a test set would get."""
-    tested = [row for row in history if "test/top1" in row]
-    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in tested)])}
-    if tested and "val/top1" in tested[0]:
-        best["selected/top1"] = max(tested, key=lambda row: row["val/top1"])["test/top1"]
+    was best on the validation images, what a user without a test set would get. After an edit there is no choice of
+    epochs (`history` is empty)."""
+    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in history)])}
+    if held_out:
+        by_validation = max(history, key=lambda row: row["val/top1"], default={"test/top1": metrics["final/top1"]})
+        best["selected/top1"] = by_validation["test/top1"]
     return best
 
 

@@ -31,16 +31,20 @@ def rank() -> int:
 
 def launch(overrides: list[str], devices: int) -> int:
     """Run `src/run.py overrides` in `devices` processes on this node under torchrun; returns the exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(devices)]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
     threads = str(max(1, torch.get_num_threads() // devices))
     environment = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR"} | os.environ
-    with subprocess.Popen([*command, *rendezvous, str(ENTRY), *overrides], env=environment) as process:
+    with subprocess.Popen([*torchrun(devices), str(ENTRY), *overrides], env=environment) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:  # the ranks got it too: let them end in order
             process.wait(timeout=30)
             raise
+
+
+def torchrun(devices: int) -> list[str]:
+    """The command that runs what follows it in `devices` processes on this node."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(devices)]
+    return [*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 
 
 def join() -> None:

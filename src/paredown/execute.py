@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 log = logging.getLogger("paredown")
 Row = dict[str, float]
+Watch = Callable[[Step, int, Row], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run(overrides: list[str]) -> Result:
     """
     experiment = prepare(compose(overrides))
     distributed.join()
-    if distributed.from_rank_zero(_finished(experiment)):
+    if distributed.from_rank_zero(finished(experiment)):
         return stored_result(experiment)
     if experiment.machine.devices > 1 and not distributed.launched():
         return _run_in_processes(experiment, overrides)
@@ -64,12 +65,13 @@ def run(overrides: list[str]) -> Result:
 
 def _run_in_processes(experiment: Experiment, overrides: list[str]) -> Result:
     code = distributed.launch(overrides, experiment.machine.devices)
-    if code or not _finished(experiment):
+    if code or not finished(experiment):
         raise RuntimeError(f"the {experiment.machine.devices} processes ended with exit code {code}")
     return replace(stored_result(experiment), reused=False)
 
 
-def _finished(experiment: Experiment) -> bool:
+def finished(experiment: Experiment) -> bool:
+    """Whether the result of `experiment` is there, and the state that it speaks of."""
     return (experiment.folder / RESULT).is_file() and experiment.store.has(experiment.steps[-1].key)
 
 
@@ -83,25 +85,27 @@ def stored_result(experiment: Experiment) -> Result:
     return Result(metrics, state, experiment.folder, tracker.run_id, reused=True)
 
 
-def carry_out(experiment: Experiment) -> Result:
-    """Run what is missing of `experiment`, on every rank; rank 0 measures and records."""
+def carry_out(experiment: Experiment, watch: Watch | None = None) -> Result:
+    """Run what is missing of `experiment`, on every rank; rank 0 measures and records. `watch(step, epoch, row)` is
+    called there after every epoch that is trained, not for those that the store has."""
+    watch = watch or (lambda step, epoch, row: None)
     if distributed.rank():
-        _walk(experiment, lambda row, step: None)
+        _walk(experiment, lambda row, step: None, watch)
         distributed.barrier()
         return Result({}, experiment.store.folder(experiment.steps[-1].key), experiment.folder, None)
     with _alone(experiment):
-        if not distributed.launched() and _finished(experiment):  # by the process that held the lock
+        if not distributed.launched() and finished(experiment):  # by the process that held the lock
             return stored_result(experiment)
         tell_precision(experiment.config["recipe"]["precision"], experiment.device)
         tracker = _tracker(experiment)
         with _recorded(experiment, tracker):
-            network, history = _walk(experiment, _reporter(tracker))
+            network, history = _walk(experiment, _reporter(tracker), watch)
             result = _conclude(experiment, network, history, tracker)
         distributed.barrier()
     return result
 
 
-def _walk(experiment: Experiment, report: Callable[[Row, int], None]) -> tuple[Network, list[Row]]:
+def _walk(experiment: Experiment, report: Callable[[Row, int], None], watch: Watch) -> tuple[Network, list[Row]]:
     """Every stage in turn, each from the store where it is there; returns the last network and the rows of the
     fit that made it, none where that is an edit."""
     steps, store = experiment.steps, experiment.store
@@ -113,7 +117,7 @@ def _walk(experiment: Experiment, report: Callable[[Row, int], None]) -> tuple[N
     for index, step in enumerate(steps):
         offset = epochs
         if index >= first:
-            network = _advance(experiment, step, network, _shifted(report, offset))
+            network = _advance(experiment, step, network, _both(report, watch, step, offset))
         if isinstance(step.stage, Edit):
             last_rows = []  # the network is another one from here on
         elif store.has(step.key):
@@ -151,8 +155,12 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
     return store.read(step.key)
 
 
-def _shifted(report: Callable[[Row, int], None], offset: int) -> Callable[[int, Row], None]:
-    return lambda epoch, row: report(row, offset + epoch)
+def _both(report: Callable[[Row, int], None], watch: Watch, step: Step, offset: int) -> Callable[[int, Row], None]:
+    def tell(epoch: int, row: Row) -> None:
+        report(row, offset + epoch)
+        watch(step, epoch, row)
+
+    return tell
 
 
 WAITING = "%s: another process is training this stage; waiting for its result"

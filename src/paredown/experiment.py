@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Experiment:
         return self._dense_for(self.data)
 
     def _dense_for(self, data: ImageData) -> Network:
-        architecture = self.architecture | _fitted(data)
+        architecture = self.architecture | _fitted(self.architecture, data)
         torch.manual_seed(int(digest([architecture, self.seed])[:12], 16))
         network = blueprint.create(architecture, data.input_shape)
         if weights := self.config["model"]["weights"]:
@@ -147,8 +147,23 @@ class Experiment:
         return self.output / "experiments" / f"{'-'.join(words)}-{self.key[:8]}"
 
 
-def prepare(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a composed configuration (plain data). Raises UserError for whatever is wrong with it."""
+def open_data(config: Mapping[str, Any]) -> ImageData:
+    """The data set of conf/dataset/, opened. Raises UserError that says how to get what is missing."""
+    try:
+        data: ImageData = instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
+    data.prepare()
+    return data
+
+
+def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], ImageData] = open_data) -> Experiment:
+    """The experiment of a composed configuration (plain data); a sweep gives an `opened` that opens each data set once.
+
+    Raises UserError for whatever is wrong with it.
+    """
     output = Path(config["output"]).expanduser().resolve()
     store = open_store(output / "store")
     target = _target(config)
@@ -158,18 +173,17 @@ def prepare(config: Mapping[str, Any]) -> Experiment:
     precision = resolve_precision(config["recipe"]["precision"], device_of(machine.accelerator))
     recipe = make(Recipe, config["recipe"] | {"precision": precision}, "recipe")
     latency.check(**config["latency"])
-    data = _data(config["dataset"])
+    data = opened(config["dataset"])
     source = data
     if other := config["transfer"].get("dataset"):
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
-        source = _data(other)
+        source = opened(other)
     config = {**config, "model": config["model"] | {"weights": weights_file(config["model"])}}
-    architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")} | _fitted(data)
-    if _fitted(source) != _fitted(data):
-        raise UserError(
-            f"no transfer from {source.num_classes} classes to {data.num_classes}: take as many with dataset.classes=N"
-        )
+    architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")}
+    architecture |= (fitted := _fitted(architecture, data))
+    if (other_fitted := _fitted(architecture, source)) != fitted:
+        raise UserError(_no_transfer(other_fitted, fitted))
     return Experiment(
         config, architecture, method, target, recipe, data, source, config["seed"], machine, store, output
     )
@@ -190,19 +204,18 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "_target_"}
 
 
-def _data(config: Mapping[str, Any]) -> ImageData:
-    try:
-        data: ImageData = instantiate(config, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
-    data.prepare()
-    return data
+def _fitted(architecture: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
+    """What the data set decides of a model: those of its arguments that are properties of the images."""
+    channels, height, width = data.input_shape
+    decided = {"num_classes": data.num_classes, "in_channels": channels, "image_size": [height, width]}
+    taken = blueprint.parameters(architecture)
+    return {name: value for name, value in decided.items() if name in taken}
 
 
-def _fitted(data: ImageData) -> dict[str, int]:
-    return {"num_classes": data.num_classes, "in_channels": data.input_shape[0]}
+def _no_transfer(source: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    name = next(name for name in data if source[name] != data[name])
+    more = ": take as many with dataset.classes=N" if name == "num_classes" else ""
+    return f"no transfer from {name} {source[name]} to {data[name]}{more}"
 
 
 def _check_machine(machine: Machine) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Okabe and Ito's palette: told apart with any colour vision; the symbols and dashes do it without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
@@ -49,6 +52,26 @@ def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x:
     ]
     plot.update_yaxes(type="log", exponentformat="power")
     plot.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15}] if buttons else [])
+    return plot
+
+
+def tiles(images: NDArray[Any], title: str, columns: int = 8, zoom: int = 96) -> Any:
+    """A figure of `images` (n, C, H, W) side by side, each scaled by its own largest value, zero mid-grey; three
+    channels in colour, any other number summed."""
+    from plotly import graph_objects
+
+    count, channels, height, width = images.shape
+    values = images if channels == 3 else images.sum(axis=1, keepdims=True).repeat(3, axis=1)
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True, initial=1e-30)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1), columns * (width + 1), 3), 255, np.uint8)
+    for index, image in enumerate(np.round(127.5 * (1 + values / largest)).astype(np.uint8)):
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    plot = graph_objects.Figure(graph_objects.Image(z=sheet))
+    plot.update_layout(title=title, template="plotly_white", width=columns * zoom + 80, height=rows * zoom + 120)
+    plot.update_xaxes(visible=False)
+    plot.update_yaxes(visible=False)
     return plot
 
 

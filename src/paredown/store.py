@@ -80,9 +80,7 @@ class Store:
     def lock(self, key: str, waiting: Any = None) -> Iterator[None]:
         """Hold `key` alone among all processes; the system frees it when the holder dies. `waiting()` is called once
         if another holds it."""
-        path = self.root / key[:2] / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = FileLock(self._lock_file(key))
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -93,6 +91,19 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def busy(self, key: str) -> bool:
+        """Whether a process holds `key` at this moment."""
+        try:
+            with FileLock(self._lock_file(key), blocking=False):
+                return False
+        except Timeout:
+            return True
+
+    def _lock_file(self, key: str) -> Path:
+        path = self.root / key[:2] / f"{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 def open_store(root: Path) -> Store:

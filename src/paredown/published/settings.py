@@ -69,7 +69,7 @@ def _at_its_speed_up(method: str, *more: str) -> Callable[[Row, list[str]], list
 
 
 def _post_training(row: Row, model: list[str]) -> list[str]:
-    """SVD-NAS's comparison without training: torchvision's weights; the printed speed-up where a method has knobs."""
+    """SVD-NAS's comparison without training: torchvision's weights and, where there are knobs, the printed speed-up."""
     target = [] if row["method"] == "f_group" else [f"speed_up={row['speed_up']:.4g}"]
     return [f"method={row['method']}", *model, "model.weights=imagenet1k_v1", *target]
 

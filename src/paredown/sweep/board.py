@@ -1,0 +1,138 @@
+"""Where a sweep stands: what is done, running, failed, how good it is so far, and how long it will take."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from paredown.execute import RESULT
+from paredown.sweep.file import Metrics
+from paredown.sweep.planning import Plan, Planned, work
+
+Row = dict[str, float]
+
+
+@dataclass
+class Run:
+    """An experiment that has been handed to Ray."""
+
+    planned: Planned
+    since: float = field(default_factory=time.monotonic)
+    placed: bool = False  # Ray found a place for it
+    told: dict[str, Any] = field(default_factory=dict)  # its last report
+
+    @property
+    def doing(self) -> str:
+        """`sparsify 12/100`."""
+        if "stage" not in self.told:
+            return "starting" if self.placed else "next"
+        return f"{self.told['stage']} {self.told['epoch']}/{self.told['epochs']}"
+
+
+class Board:
+    """The state of every experiment of `plan`, by its key. One thread writes; readers see whole values."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.metrics: Metrics = plan.sweep.metrics
+        self.planned: dict[str, Planned] = {}
+        self.results: dict[str, Row] = {}
+        self.failed: dict[str, str] = {}
+        self.stopped: set[str] = set()  # ended early, by the rule that was asked for
+        self.running: dict[str, Run] = {}
+        self.reused: set[str] = set()
+        self.trained: list[str] = []  # the keys of the stages that this sweep trained
+        self.started = time.monotonic()
+        self._trained_images = 0.0
+        for planned in plan.experiments:
+            self.add(planned)
+
+    def add(self, planned: Planned) -> None:
+        """One experiment more, at the start or because a search proposes it; perhaps its result is there."""
+        key = planned.experiment.key
+        if planned.finished:
+            self.results[key] = json.loads((planned.experiment.folder / RESULT).read_text())
+            self.reused.add(key)
+        self.planned[key] = planned
+
+    @property
+    def total(self) -> int:
+        """How many experiments there will be."""
+        return self.plan.sweep.search.trials if self.plan.sweep.search else len(self.planned)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is anything to run."""
+        return bool(self.waiting or self.plan.sweep.search)
+
+    @property
+    def waiting(self) -> list[Planned]:
+        """What has not been handed out yet, in the order of the file."""
+        gone = (self.results, self.failed, self.stopped, self.running)
+        return [planned for key, planned in list(self.planned.items()) if not any(key in group for group in gone)]
+
+    def start(self, planned: Planned) -> Run:
+        """`planned` was handed to Ray."""
+        run = self.running[planned.experiment.key] = Run(planned)
+        return run
+
+    def tell(self, run: Run, report: dict[str, Any]) -> None:
+        """An epoch of `run` is over."""
+        self._trained_images += report["images"] / report["epoch"]  # of this epoch: a resumed fit begins in the middle
+        run.told = report
+
+    def finish(self, run: Run, metrics: Row, trained: list[str]) -> None:
+        """`run` ended with a result."""
+        key = run.planned.experiment.key
+        self.results[key] = metrics
+        self.running.pop(key, None)
+        self.trained += trained
+
+    def stop(self, planned: Planned) -> None:
+        """`planned` was ended early."""
+        self.stopped.add(planned.experiment.key)
+        self.running.pop(planned.experiment.key, None)
+
+    def fail(self, planned: Planned, reason: str) -> None:
+        """`planned` ended without a result."""
+        self.failed[planned.experiment.key] = reason
+        self.running.pop(planned.experiment.key, None)
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """(cost, accuracy) of every experiment that has both."""
+        names = (self.metrics.cost, self.metrics.accuracy)
+        rows = [[row.get(name) for name in names] for row in list(self.results.values())]
+        return [(cost, accuracy) for cost, accuracy in rows if cost is not None and accuracy is not None]
+
+    @property
+    def best(self) -> float | None:
+        """The highest accuracy so far."""
+        return max((accuracy for _, accuracy in self.pairs()), default=None)
+
+    @property
+    def front(self) -> list[tuple[float, float]]:
+        """The (cost, accuracy) pairs that no other beats in both, the cheapest first."""
+        best, kept = float("-inf"), []
+        for cost, accuracy in sorted(self.pairs(), key=lambda pair: (pair[0], -pair[1])):
+            if accuracy > best:
+                best = accuracy
+                kept.append((cost, accuracy))
+        return kept
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Training images still to go at the rate of this sweep so far; None before there is a rate."""
+        spent = time.monotonic() - self.started
+        if not self._trained_images:
+            return None
+        open_steps = {
+            step.key: step
+            for planned in [*self.waiting, *(run.planned for run in list(self.running.values()))]
+            for step in planned.missing
+        }
+        begun = sum(
+            run.told.get("images", 0) for run in list(self.running.values()) if run.told.get("key") in open_steps
+        )
+        return (work(open_steps.values()) - begun) * spent / self._trained_images

@@ -1,0 +1,128 @@
+"""A Ray to run on: one of our own on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from paredown.errors import UserError
+from paredown.sweep.driver import resources_of
+from paredown.sweep.file import Sweep
+
+SOURCE = Path(__file__).parents[2]
+REPOSITORY = SOURCE.parent
+# What a worker needs of the repository is its code and its configuration; Ray ships at most 500 MiB.
+LEFT_OUT = [".git", ".venv", "/outputs", "/data", "/docs", "/tests", "/benchmarks", "**/__pycache__"]
+PROBE = 5.0  # seconds to wait for an address to answer
+
+
+def connect(sweep: Sweep) -> str | None:
+    """Connect this process to the Ray of `sweep.cluster`; the address of its dashboard, where it has one.
+
+    Raises UserError where none answers, where it is another Ray or Python, where its token is not ours, and where no
+    node has what one experiment asks for.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # left unset, it depends on a file in the home folder
+    cluster = sweep.cluster
+    context = _start(cluster.dashboard) if cluster.kind == "local" else _join(cluster.address)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
+    try:
+        _require_room(sweep)
+    except UserError:
+        disconnect()
+        raise
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def disconnect() -> None:
+    """Leave Ray, if we are on one; ends the one on this machine that is ours, and all that we run."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+def _start(dashboard: bool) -> Any:
+    if not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # Ray's processes inherit it
+    import ray
+
+    return ray.init(address="local", include_dashboard=dashboard, **_quiet())
+
+
+def _join(address: str) -> Any:
+    if os.environ["RAY_AUTH_MODE"] == "token" and not _has_token():
+        raise UserError(
+            "cluster=ray needs the cluster's token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
+            "(a cluster without one: RAY_AUTH_MODE=disabled)"
+        )
+    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if address != "auto":
+        _require_answer(address)
+    import ray
+
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # `ray job submit` has shipped the code already
+    shipped = {} if in_job else {"working_dir": str(REPOSITORY), "excludes": LEFT_OUT}
+    try:
+        return ray.init(address=address, runtime_env=shipped | {"env_vars": {"PYTHONPATH": "src"}}, **_quiet())
+    except ConnectionError as error:
+        if address == "auto":
+            raise UserError("no Ray runs here: start one with `ray start --head`, or give cluster.address") from error
+        raise UserError(
+            f"cluster.address={address} answers, but not to us: is RAY_AUTH_TOKEN its token, and is it a Ray?"
+        ) from error
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error) and "uthent" not in str(error):
+            raise
+        raise UserError(f"the Ray at cluster.address={address} is not ours to use: {_one_line(error)}") from error
+
+
+def _quiet() -> dict[str, Any]:
+    return {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+def _has_token() -> bool:
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _require_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"cluster.address={address} is no address: give auto, or HOST:PORT of the head (port 6379)")
+    try:
+        socket.create_connection((host, int(port)), timeout=PROBE).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"no Ray answers at cluster.address={address}: {reason.lower()}") from error
+
+
+def _require_room(sweep: Sweep) -> None:
+    import ray
+
+    needs = {name.upper(): amount for name, amount in resources_of(sweep).items()}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
+        return
+    best = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
+    raise UserError(
+        f"one experiment asks for {_amounts(needs)} on one node, but the most a node of this cluster has is "
+        f"{_amounts(best)}: lower resources.cpus, resources.gpus or resources.workers"
+    )
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in resources.items())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,58 @@
+"""`python src/sweep.py`: one line and exit code 2 for a mistake, before anything starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from paredown.cli import FAILED, INTERRUPTED, MISTAKE, end
+from paredown.errors import UserError
+
+HELP = Path(__file__).parent / "help.txt"
+
+
+def main() -> None:
+    """Plan or run the sweep named on the command line; the exit codes are those of `--help`."""
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        from paredown.sweep.file import FOLDER
+
+        print(
+            HELP.read_text().replace("$SWEEPS", "\n".join(f"  {path.stem}" for path in sorted(FOLDER.glob("*.yaml"))))
+        )
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's polite stop is a Ctrl-C
+    try:
+        failed = _run([word for word in words if word != "--plan"], "--plan" in words)
+    except UserError as error:
+        end(str(error), MISTAKE)
+    except OSError as error:
+        end(f"{error}; what was finished is kept, the same command goes on", FAILED)
+    except KeyboardInterrupt:
+        end(f"interrupted; the same command goes on: python src/sweep.py {' '.join(words)}", INTERRUPTED)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _run(words: list[str], only_plan: bool) -> bool:
+    from paredown.sweep.file import load
+
+    sweep = load(words)
+    from paredown.sweep.planning import plan  # torch and Lightning: seconds, so not before the file is read
+    from paredown.sweep.tables import show_plan, show_results
+
+    planned = plan(sweep)
+    if only_plan:
+        show_plan(planned)
+        return False
+    from paredown.sweep.run import run
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("paredown").setLevel(logging.WARNING)
+    board = run(planned)
+    show_results(board)
+    return bool(board.failed)

@@ -1,0 +1,75 @@
+"""A sweep from its plan to its end, on Ray Tune: Ray schedules, retries and places."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from paredown.sweep.board import Board
+from paredown.sweep.file import Stop, Sweep
+
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables: ours say more
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its csv and json files: our records are the journals
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report has results and no epoch's figures
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # a sweep resumes from the store, not from Tune's snapshots
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",  # asked before anything starts
+}
+NEVER = 1_000_000  # epochs: the recipe ends a training, not the scheduler
+
+
+def run_trials(board: Board, folder: Path) -> None:
+    """Run on a connected Ray what `board` has waiting, until each experiment has a result or has failed. A search keeps
+    what it learnt in `folder`."""
+    os.environ.update(ENVIRONMENT)
+    from ray import tune
+
+    from paredown.sweep.search import SearchTree
+    from paredown.sweep.tree import Events, Tree
+    from paredown.sweep.trial import trial
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    sweep = board.plan.sweep
+    tree = SearchTree(board, sweep.search, folder) if sweep.search else Tree(board)
+    with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
+        tuner = tune.Tuner(
+            tune.with_resources(trial, resources_of(sweep)),
+            tune_config=tune.TuneConfig(
+                search_alg=tree,
+                num_samples=-1 if sweep.search else len(board.waiting),
+                scheduler=_scheduler(sweep.stop),
+                reuse_actors=sweep.reuse_actors,
+                trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
+                trial_dirname_creator=lambda t: str(t.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.name,
+                storage_path=place,
+                callbacks=[Events(tree)],
+                failure_config=tune.FailureConfig(max_failures=sweep.retries),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+def _scheduler(stop: Stop) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+
+    if stop.rule == "none":
+        return FIFOScheduler()
+    common: dict[str, Any] = {"time_attr": "epochs_done", "metric": stop.metric, "mode": "max"}
+    if stop.rule == "asha":
+        return ASHAScheduler(**common, grace_period=stop.grace, max_t=NEVER)
+    return MedianStoppingRule(**common, grace_period=stop.grace)
+
+
+def resources_of(sweep: Sweep) -> dict[str, float]:
+    """What Ray sets aside for one experiment."""
+    resources = sweep.resources
+    gpus = {"gpu": resources.gpus * resources.workers} if resources.gpus else {}
+    return {"cpu": resources.cpus * resources.workers} | gpus

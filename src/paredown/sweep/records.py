@@ -1,0 +1,158 @@
+"""A sweep in MLflow: a parent run with the experiments as its children, written by one thread of the driver."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from paredown.sweep.board import Board
+from paredown.sweep.planning import Planned
+from paredown.tracking.client import check_uri, connect, outages_as
+from paredown.tracking.journal import Journal, write_text
+from paredown.tracking.sender import NotSent, Sender
+from paredown.tracking.tracker import PAUSE, Status, Tracker
+
+PARENT = "mlflow.parentRunId"
+BEAT = 2.0  # seconds between two looks at the journals: what came in between goes in one batch
+GRACE = 10.0  # seconds in which a worker that was stopped lets go of its experiment
+
+log = logging.getLogger("paredown")
+
+
+class Records:
+    """Sends the journals that the workers write. While MLflow is away nothing stops; the same command, or `make
+    sync`, sends what then still waits. `folder` holds the sweep's own records, results.csv and sweep.json."""
+
+    def __init__(self, board: Board, folder: Path) -> None:
+        settings = board.plan.tracking
+        self.board, self.folder = board, folder
+        self.uri = check_uri(settings["uri"])
+        self.parent = Tracker(folder, self.uri, settings["experiment"])
+        self.parent.start(board.plan.sweep.name, {}, {"kind": "sweep", "sweep": board.plan.sweep.name})
+        self._senders: dict[str, Sender] = {}
+        self._sent: set[str] = set()  # ended, all sent and adopted
+        self._adopted: set[str] | None = None
+        self._quiet_until = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def close(self, status: Status) -> None:
+        """Send all that waits, end every run that is still open, and the parent with `status`."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            for planned in self._open():
+                self._end(planned, status)
+            self._close(status)
+        except OSError as error:  # a full disk takes none of this, and hides none of the sweep's results
+            log.warning("the sweep's records are not complete: %s; the same command completes them", error)
+
+    def _close(self, status: Status) -> None:
+        self._write()
+        self._quiet_until = 0.0
+        counts = {"experiments": len(self.board.planned), "finished": len(self.board.results)}
+        counts |= {"failed": len(self.board.failed), "trainings": len(self.board.trained)}
+        self.parent.finish(status, {name: str(count) for name, count in counts.items()})
+        self._send()
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT):
+            self._send()
+
+    def _send(self) -> None:
+        if self.uri is None or time.monotonic() < self._quiet_until:
+            return
+        try:
+            with outages_as(NotSent):
+                if not self.parent.send() or self.parent.run_id is None:
+                    raise NotSent("the parent run waits")
+                self._adopted = self._children() if self._adopted is None else self._adopted
+                for key in [*self.board.results, *self.board.failed, *self.board.running]:
+                    if key not in self._sent:
+                        self._send_one(key)
+        except NotSent as error:
+            log.debug("records wait: %s", error)  # the tracker has said so once
+            self._quiet_until = time.monotonic() + PAUSE
+
+    def _send_one(self, key: str) -> None:
+        assert self.uri is not None and self._adopted is not None
+        ended = key not in self.board.running
+        folder = self.board.planned[key].experiment.folder
+        sender = self._senders.setdefault(key, Sender(Journal(folder), self.uri))
+        waits = bool(sender.journal.read(sender.cursor.offset, 1)[0])
+        if waits or sender.cursor.run_id not in self._adopted:
+            sender.send()
+            self._adopt(sender.cursor.run_id)
+        if ended:
+            self._sent.add(key)
+
+    def _adopt(self, run_id: str | None) -> None:
+        assert self.uri is not None and self._adopted is not None
+        if run_id is None or run_id in self._adopted:
+            return
+        client = connect(self.uri)
+        client.set_tag(run_id, PARENT, self.parent.run_id)
+        client.set_tag(run_id, "sweep", self.board.plan.sweep.name)
+        self._adopted.add(run_id)
+
+    def _children(self) -> set[str]:
+        assert self.uri is not None
+        client = connect(self.uri)
+        experiment = client.get_run(str(self.parent.run_id)).info.experiment_id
+        found = client.search_runs([experiment], f"tags.`{PARENT}` = '{self.parent.run_id}'", max_results=50_000)
+        return {run.info.run_id for run in found}
+
+    def _open(self) -> list[Planned]:
+        """Experiments whose run in MLflow would stay open: their process was stopped or died."""
+        return [
+            planned
+            for key, planned in self.board.planned.items()
+            if key not in self.board.results and _last_kind(Journal(planned.experiment.folder)) == "start"
+        ]
+
+    def _end(self, planned: Planned, status: Status) -> None:
+        from filelock import FileLock, Timeout
+
+        failed = planned.experiment.key in self.board.failed
+        try:
+            with FileLock(planned.experiment.folder / ".lock", timeout=GRACE):
+                Tracker(planned.experiment.folder, None).finish("FAILED" if failed else status)
+                self._sent.discard(planned.experiment.key)
+        except Timeout:  # another sweep has it in hand
+            log.warning("%s is still running elsewhere", planned.label)
+
+    def _write(self) -> None:
+        for name, text in (("sweep.json", self._listing()), ("results.csv", self._results())):
+            write_text(self.folder / name, text)
+            self.parent.text(text, name)
+
+    def _listing(self) -> str:
+        rows: list[dict[str, Any]] = []
+        for key, planned in self.board.planned.items():
+            state = "finished" if key in self.board.results else "failed" if key in self.board.failed else "waiting"
+            entry: dict[str, Any] = {"label": planned.label, "overrides": planned.overrides, "key": key, "state": state}
+            entry |= {"folder": planned.experiment.folder.name, "error": self.board.failed.get(key)}
+            rows.append(entry | {"stages": [step.key for step in planned.experiment.steps]})
+        return json.dumps({"sweep": self.board.plan.sweep.name, "experiments": rows}, indent=1)
+
+    def _results(self) -> str:
+        names = sorted({name for row in self.board.results.values() for name in row})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["experiment", "folder", *names])
+        writer.writeheader()
+        for key, row in self.board.results.items():
+            planned = self.board.planned[key]
+            writer.writerow({"experiment": planned.label, "folder": planned.experiment.folder.name} | row)
+        return text.getvalue()
+
+
+def _last_kind(journal: Journal) -> str | None:
+    kinds = [record["kind"] for record in journal.read()[0] if record["kind"] in ("start", "finish")]
+    return kinds[-1] if kinds else None

@@ -1,0 +1,54 @@
+"""A planned sweep, run: alone under its name, recorded, shown, and left in order however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from paredown.errors import UserError
+from paredown.sweep import cluster
+from paredown.sweep.board import Board
+from paredown.sweep.driver import run_trials
+from paredown.sweep.live import Display
+from paredown.sweep.planning import Plan
+from paredown.sweep.records import Records
+from paredown.tracking.tracker import Status
+
+
+def run(plan: Plan) -> Board:
+    """Run what is missing of `plan`. Whatever stops it, what was finished is kept and recorded.
+
+    Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
+    """
+    board = Board(plan)
+    with _alone(plan) as folder:
+        link = cluster.connect(plan.sweep) if board.open else None
+        records = Records(board, folder)
+        status: Status = "FAILED"
+        try:
+            if board.open:
+                with Display(board, link):
+                    run_trials(board, folder)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            cluster.disconnect()
+            records.close(status)
+    return board
+
+
+@contextmanager
+def _alone(plan: Plan) -> Iterator[Path]:
+    """The sweep's own folder, held by one driver at a time."""
+    folder = plan.output / "sweeps" / plan.sweep.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield folder
+    except Timeout as error:
+        raise UserError(f"sweep {plan.sweep.name} is running already (it holds {folder}/.lock)") from error

@@ -1,0 +1,116 @@
+"""Which experiment Ray runs next: one whose next stage nobody else is making, so that no worker ever waits."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from paredown.experiment import Step
+from paredown.sweep.board import Board, Run
+from paredown.sweep.planning import Planned, work
+from paredown.sweep.work import specification
+
+PAUSE = 0.5  # seconds between two looks at the store
+
+
+class Tree(Searcher):
+    """Hands Tune the experiments of `board`, each once, when the state it starts from is in the store.
+
+    Experiments that share stages form a tree. The one with the most work left goes first and makes what is shared;
+    the others are held back until their next stage is their own. A stage that failed fails all that need it.
+    """
+
+    def __init__(self, board: Board) -> None:
+        super().__init__()
+        self.board = board
+        self.runs: dict[str, Run] = {}  # by Tune's trial id
+        self._looked = 0.0
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next experiment's specification, None when all that are left must wait, FINISHED when none is left."""
+        waiting = self.board.waiting
+        if not waiting:
+            return Searcher.FINISHED
+        if time.monotonic() - self._looked < PAUSE:
+            return None
+        taken = {step.key for run in self.board.running.values() for step in run.planned.missing}
+        ready = [planned for planned in waiting if self._is_free(planned, taken)]
+        if not ready:
+            self._looked = time.monotonic()
+            return None
+        chosen = max(ready, key=lambda planned: work(planned.missing))
+        self.runs[trial_id] = self.board.start(chosen)
+        resources = self.board.plan.sweep.resources
+        return {"work": json.dumps(specification(chosen, resources.cpus, resources.workers))}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """An epoch is over."""
+        if "stage" in result:
+            self.board.tell(self.runs[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """An experiment ended: with a result, with an error of its own, or because its process kept dying."""
+        self._looked = 0.0
+        run, result = self.runs[trial_id], result or {}
+        if "result" in result:
+            self.board.finish(run, json.loads(result["result"]), result["trained"])
+        elif error or "failed" in result:
+            self._fail(run.planned, result.get("failed", "its process died"))
+        else:
+            self.board.stop(run.planned)
+
+    def _is_free(self, planned: Planned, taken: set[str]) -> bool:
+        missing = planned.missing
+        if not missing:
+            return not _held(planned)
+        return missing[0].key not in taken and not planned.experiment.store.busy(missing[0].key) and not _held(planned)
+
+    def _fail(self, planned: Planned, reason: str) -> None:
+        missing = planned.missing
+        self.board.fail(planned, reason)
+        if missing:
+            self._fail_dependants(planned, missing[0], reason)
+
+    def _fail_dependants(self, planned: Planned, step: Step, reason: str) -> None:
+        for other in self.board.waiting:
+            if any(needed.key == step.key for needed in other.missing):
+                self.board.fail(other, f"needs {step.stage.name} of {planned.label}, which failed: {reason}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what a sweep must remember is in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the same command plans anew."""
+
+
+class Events(Callback):
+    """What Tune tells a callback and not a searcher: that a trial got its place, and of what its process died."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A place was free, or the experiment is tried again."""
+        self.tree.runs[trial.trial_id].placed = True
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray's own words, their last line."""
+        planned = self.tree.runs[trial.trial_id].planned
+        words = [line.strip() for line in (trial.get_error() or "").splitlines() if line.strip()]
+        if words:
+            self.tree.board.failed[planned.experiment.key] = f"its process died: {words[-1]}"
+
+
+def _held(planned: Planned) -> bool:
+    """Whether another process has this very experiment in hand."""
+    planned.experiment.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(planned.experiment.folder / ".lock", blocking=False):
+            return False
+    except Timeout:
+        return True

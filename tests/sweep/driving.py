@@ -1,0 +1,123 @@
+"""A real `src/sweep.py` in a process of its own, and ways to look at what it does and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SWEEP = ROOT / "src" / "sweep.py"
+TOKEN = "0123456789abcdef" * 4
+LONG = ["recipe.epochs=80", "trainer.checkpoint_seconds=0"]  # some ten seconds a fit, each epoch kept
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
+    return os.environ | {"PYTHONPATH": paths, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "COLUMNS": "200"}
+
+
+class Driver:
+    """`src/sweep.py words`, started; its output lies in files beside the sweep file."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.output = Path(next(word for word in words if word.startswith("output=")).removeprefix("output="))
+        self.log = self.output.parent / f"log-{time.monotonic_ns()}"
+        with self.log.open("w") as log:
+            command = [sys.executable, str(SWEEP), *words]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=self.output.parent)
+
+    def wait(self, code: int = 0, seconds: float = 180) -> str:
+        """What it printed, after it ended with `code`."""
+        found = self.process.wait(timeout=seconds)
+        text = self.log.read_text()
+        assert found == code, f"exit code {found}: {text}"
+        return text
+
+    def until(self, there: Callable[[], object], seconds: float = 90) -> None:
+        """Wait until `there()`; an error if the sweep ends before."""
+        end = time.monotonic() + seconds
+        while not there():
+            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def send(self, blow: signal.Signals) -> None:
+        self.process.send_signal(blow)
+
+    def workers(self) -> list[int]:
+        """The processes in which its trials run now."""
+        return [pid for pid in descendants(self.process.pid) if b"ray::ImplicitFunc" in command_line(pid)]
+
+    def results(self) -> list[Path]:
+        return list(self.output.glob("experiments/*/result.json"))
+
+    def checkpoints(self) -> list[Path]:
+        return list(self.output.glob("store/*/*/last.safetensors"))
+
+
+def runs(database: Path) -> dict[str, int]:
+    """How many runs MLflow holds, by status; the parent's is `sweep FINISHED` or so."""
+    sql = (
+        "select coalesce(k.value, '') || ' ' || r.status, count(*) from runs r "
+        "left join tags k on k.run_uuid = r.run_uuid and k.key = 'kind' group by 1"
+    )
+    with sqlite3.connect(database) as connection:
+        return dict(connection.execute(sql).fetchall())
+
+
+def children(database: Path) -> int:
+    with sqlite3.connect(database) as connection:
+        return connection.execute("select count(*) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
+
+
+def starts(output: Path) -> list[int]:
+    """How often each experiment was begun."""
+    journals = output.glob("experiments/*/tracking/journal.jsonl")
+    return sorted(sum('"kind": "start"' in line for line in path.open()) for path in journals)
+
+
+def fits(output: Path) -> int:
+    """The fits in the store; each has all its epochs exactly once."""
+    records = [json.loads(path.read_text()) for path in output.glob("store/*/*/stage.json")]
+    return sum(bool(record["history"]) for record in records)
+
+
+def epochs_recorded(database: Path) -> list[int]:
+    """For every experiment the number of epochs MLflow has, after checking that none is there twice."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute(
+            "select count(*), count(distinct step) from metrics where key = 'train/loss' group by run_uuid"
+        ).fetchall()
+    assert all(every == distinct for every, distinct in rows)
+    return [every for every, _ in rows]
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    except OSError:
+        return []
+    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def alive(pid: int) -> bool:
+    """Whether `pid` runs, and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,54 @@
+"""A Ray cluster of separate `ray start` processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from driving import TOKEN, descendants
+
+ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Node:
+    """One node with `cpus`: the head of a new cluster, or a member of the one at `address`."""
+
+    def __init__(self, address: str | None = None, cpus: int = 1) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="r"))
+        self.address = address or f"127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
+        command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        if address:
+            command += [f"--address={address}"]
+        else:
+            port = self.address.rpartition(":")[2]
+            command += ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+        self.log = (self.folder / "log").open("w")
+        self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=self.log, stderr=self.log)
+        until = time.monotonic() + 90
+        while "Ray runtime started" not in (text := (self.folder / "log").read_text()):
+            assert self.process.poll() is None and time.monotonic() < until, text
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """Kill every process of the node at once, as a power cut does."""
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)

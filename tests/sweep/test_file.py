@@ -1,0 +1,103 @@
+"""Sweep files: what they expand to, what the command line changes, and what a mistake in one says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from paredown.config import compose, compose_all
+from paredown.errors import UserError
+from paredown.sweep.file import FOLDER, load, merged, points
+from paredown.sweep.planning import plan
+
+GRID = """
+grid: {sparsity: [0.8, 0.9], latency.batch: [1, 2, 4]}
+points: [[method=dense, sparsity=null]]
+seeds: [0, 1]
+"""
+
+
+def test_a_grid_and_points_for_every_seed(written) -> None:
+    found = [set(point.overrides) for point in points(load(written(GRID)))]
+    product = [{f"sparsity={s}", f"latency.batch={b}"} for s, b in itertools.product((0.8, 0.9), (1, 2, 4))]
+    expected = [words | {f"seed={seed}"} for seed in (0, 1) for words in [*product, {"method=dense", "sparsity=null"}]]
+    assert len(found) == 14 and all(words <= own for words, own in zip(expected, found, strict=True))
+
+
+def test_labels_say_what_sets_an_experiment_apart(written) -> None:
+    labels = [point.label for point in points(load(written(GRID)))]
+    assert labels[0] == "sparsity=0.8 latency.batch=1 seed=0" and len(set(labels)) == 14
+
+
+def test_the_command_line_wins(written) -> None:
+    sweep = load([*written(GRID), "latency.batch=8", "seeds=[5]", "resources.cpus=2", "cluster=ray"])
+    found = list(points(sweep))
+    assert {point.overrides.count("latency.batch=8") for point in found} == {1}
+    assert {word for point in found for word in point.overrides if word.startswith("seed")} == {"seed=5"}
+    assert (sweep.resources.cpus, sweep.cluster.kind, sweep.cluster.address) == (2, "ray", "auto")
+
+
+def test_values_of_every_kind_reach_hydra(written) -> None:
+    text = "grid: {latency.threads: [null, 2], recipe.nesterov: [true], recipe.milestones: [[0.3, 0.6]]}"
+    configs = list(compose_all([point.overrides for point in points(load(written(text)))]))
+    assert [config["latency"]["threads"] for config in configs] == [None, 2]
+    assert configs[0]["recipe"]["nesterov"] is True and configs[0]["recipe"]["milestones"] == [0.3, 0.6]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset=digits", "method=ssc", "sparsity=0.8", "seed=3", "recipe.milestones=[0.3]"],
+        ["dataset=digits", "debug=fast", "model=vgg19", "recipe=cifar10", "recipe.learning_rate=1e-2"],
+        ["experiment=ssc_vgg19_cifar10", "output='/tmp/a b'", "model.weights=null"],
+        ["recipe.epochs=3", "dataset@transfer.dataset=digits", "transfer.dataset.fraction=0.1"],
+    ],
+)
+def test_composing_many_equals_composing_one(words) -> None:
+    others = [[*words, "seed=7"], words, [*words, "dataset.fraction=0.5"]]
+    for overrides, config in zip(others, compose_all(others), strict=True):
+        assert config == compose(overrides)
+
+
+def test_of_each_key_the_last_word_counts() -> None:
+    assert merged(["a=1", "b=2"], ["+a=3"], ["c=1"]) == ("+a=3", "b=2", "c=1")
+
+
+MISTAKES = {
+    ("", "sweep=no_such"): "no sweep 'no_such'",
+    ("gird: {sparsity: [0.9]}",): "unknown setting 'gird': did you mean grid?",
+    ("grid: {sparcity: [0.9]}", "method=ssc"): "sparcity=0.9: unknown key 'sparcity': did you mean sparsity?",
+    ("grid: {sparsity: 0.9}",): "grid",
+    ("grid: {sparsity: []}",): "grid.sparsity=[] (at least one value)",
+    ("grid: [1",): "tiny.yaml",
+    ("seeds: [a]",): "seeds.0='a'",
+    ("resources: {cpu: 2}",): "resources.cpu is no setting of Resources: did you mean cpus or gpus?",
+    ("", "resources.cpus=0"): "resources.cpus=0",
+    ("", "cluster=slurm"): "cluster.kind='slurm'",
+    ("", "cluster.adress=x"): "cluster.adress is no setting of Cluster: did you mean address?",
+    ("grid: {sparsity: [0.8, 0.999]}", "method=ssc"): "sparsity=0.999:",
+    ("", "trainer=ddp"): "resources.workers",
+    ("grid: {output: [/tmp/a, /tmp/b]}",): "one output folder",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_line(mistake, written, tmp_path) -> None:
+    text, *more = mistake
+    words = written(text)
+    if "output" in text:
+        words.pop()
+    if any(word.startswith("sweep=") for word in more):
+        words = words[1:]
+    with pytest.raises(UserError) as raised:
+        plan(load([*more, *words]))
+    assert MISTAKES[mistake] in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_sweep_in_the_folder_composes(path) -> None:
+    found = list(points(load([f"sweep={path.stem}"])))
+    assert found and len({point.overrides for point in found}) == len(found)
+    for config in compose_all([point.overrides for point in found]):
+        assert config["names"]["method"]

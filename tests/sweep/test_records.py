@@ -1,0 +1,79 @@
+"""MLflow away while a sweep runs: nothing stops, nothing is lost, children find their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from driving import LONG, Driver, children, epochs_recorded, runs
+from nodes import free_port
+
+from paredown.sweep.board import Board
+from paredown.sweep.file import load
+from paredown.sweep.planning import plan
+from paredown.sweep.records import Records
+from paredown.sweep.work import perform, specification
+
+
+class Server:
+    def __init__(self, folder) -> None:
+        self.port, self.folder = free_port(), folder
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", f"--port={self.port}", "--workers=1"]
+        command += [
+            f"--backend-store-uri=sqlite:///{self.folder}/db",
+            f"--artifacts-destination={self.folder}/artifacts",
+        ]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise TimeoutError("the server did not start")
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_mlflow_is_away_while_a_sweep_runs(written, tmp_path) -> None:
+    server = Server(tmp_path)
+    server.start()
+    sweep = Driver([*written("seeds: [0, 1, 2]\n"), *LONG, f"tracking.uri={server.uri}"])
+    sweep.until(sweep.checkpoints)
+    server.kill()
+    sweep.until(lambda: len(sweep.results()) == 2)
+    server.start()
+    try:
+        sweep.wait()
+        assert runs(tmp_path / "db") == {"experiment FINISHED": 3, "sweep FINISHED": 1}
+        assert children(tmp_path / "db") == 3 and epochs_recorded(tmp_path / "db") == [80] * 3
+    finally:
+        server.kill()
+
+
+def test_a_sweep_is_a_parent_with_its_experiments_as_children(written, tmp_path) -> None:
+    folder = tmp_path / "out" / "sweeps" / "tiny"
+    for _ in range(2):  # the second time nothing is left to do, and nothing is recorded twice
+        board = Board(plan(load(written("seeds: [0, 1]\n"))))
+        records = Records(board, folder)
+        for planned in board.waiting:
+            run = board.start(planned)
+            perform(specification(planned, 1, 1), lambda report: None)
+            board.finish(run, {"final/top1": 50.0}, [])
+        records.close("FINISHED")
+    database = tmp_path / "out" / "mlflow.db"
+    assert runs(database) == {"experiment FINISHED": 2, "sweep FINISHED": 1} and children(database) == 2
+    assert epochs_recorded(database) == [2, 2]
+    assert (folder / "results.csv").read_text().count("\n") == 3 and "seed=1" in (folder / "sweep.json").read_text()

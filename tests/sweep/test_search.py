@@ -1,0 +1,145 @@
+"""Searches: Optuna proposes, what it learnt outlives the driver, nothing is proposed twice for nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from paredown.sweep.board import Board
+from paredown.sweep.file import load
+from paredown.sweep.planning import plan
+
+searcher = pytest.importorskip("ray.tune.search").Searcher
+SPACE = """
+search:
+  algorithm: {algorithm}
+  trials: {trials}
+  concurrent: 2
+  space:
+    sparsity: {{low: 0.5, high: 0.93}}
+    recipe.weight_decay: {{low: 1.0e-5, high: 1.0e-2, log: true}}
+    method.parity: {{choices: [halves, alternate]}}
+    recipe.batch_size: {{low: 32, high: 64}}
+"""
+
+
+def make(written, tmp_path, algorithm="random", trials=4, more=()):
+    from paredown.sweep.search import SearchTree
+
+    text = SPACE.format(algorithm=algorithm, trials=trials)
+    board = Board(plan(load([*written(text), "method=ssc", "tracking=off", *more])))
+    assert board.plan.sweep.search
+    return board, SearchTree(board, board.plan.sweep.search, tmp_path)
+
+
+def accuracy(config) -> float:
+    """A made-up landscape: the best weight decay is 1e-3, dense networks are better."""
+    return 100 - 10 * abs(config["recipe"]["weight_decay"] - 1e-3) * 1e3 - 20 * config["sparsity"]
+
+
+def answer(tree, trial, given) -> None:
+    config = json.loads(given["work"])["config"]
+    row = {"final/top1": accuracy(config), "cost/macs": 1 - config["sparsity"]}
+    tree.on_trial_complete(trial, {"result": json.dumps(row), "trained": []})
+
+
+def run_all(tree) -> list[dict]:
+    configs: list[dict] = []
+    for number in range(200):
+        tree._looked = 0.0
+        given = tree.suggest(str(number))
+        if given == searcher.FINISHED:
+            return configs
+        assert given is not None
+        configs.append(json.loads(given["work"])["config"])
+        answer(tree, str(number), given)
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "nsga2"])
+def test_a_search_stays_in_its_space_and_ends(written, tmp_path, algorithm) -> None:
+    board, tree = make(written, tmp_path, algorithm, trials=8)
+    configs = run_all(tree)
+    assert len(configs) == len(board.results) == 8
+    for config in configs:
+        assert 0.5 <= config["sparsity"] <= 0.93 and 1e-5 <= config["recipe"]["weight_decay"] <= 1e-2
+        assert 32 <= config["recipe"]["batch_size"] <= 64 and isinstance(config["recipe"]["batch_size"], int)
+        assert config["method"]["parity"] in ("halves", "alternate")
+
+
+def test_tpe_is_better_than_chance(written, tmp_path) -> None:
+    def mean(algorithm: str) -> float:
+        folder = tmp_path / algorithm
+        folder.mkdir()
+        more = ["search.cost=false", f"output={folder}/out", "search.concurrent=1"]
+        found = [accuracy(config) for config in run_all(make(written, folder, algorithm, 24, more)[1])]
+        return sum(found[12:]) / 12
+
+    assert mean("tpe") > mean("random") + 3
+
+
+def test_no_more_than_asked_for_run_at_once(written, tmp_path) -> None:
+    _, tree = make(written, tmp_path)
+    given = []
+    for name in "abc":
+        tree._looked = 0.0
+        given.append(tree.suggest(name))
+    assert given[0] and given[1] and given[2] is None
+    answer(tree, "a", given[0])
+    assert tree.suggest("d")
+
+
+def test_a_search_goes_on_with_what_it_learnt_and_what_was_in_flight(written, tmp_path) -> None:
+    from paredown.sweep import search
+
+    board, tree = make(written, tmp_path, trials=5)
+    first, second = tree.suggest("a"), tree.suggest("b")
+    answer(tree, "a", first)  # of "b" nothing was heard
+    storage = search.JournalStorage(search.JournalFileBackend(str(tmp_path / search.FILE)))
+    known = search._take_up(storage, board.plan.sweep.name)
+    assert [values["sparsity"] for values in known] == [json.loads(first["work"])["config"]["sparsity"]]
+    _, again = make(written, tmp_path, trials=5)
+    third = again.suggest("c")
+    config = json.loads(second["work"])["config"]
+    assert json.loads(third["work"])["config"]["sparsity"] in (
+        config["sparsity"],
+        json.loads(first["work"])["config"]["sparsity"],  # its result was only told, its experiment never run
+    )
+
+
+def test_a_small_space_ends_too(written, tmp_path) -> None:
+    from paredown.sweep.search import SearchTree
+
+    text = "search: {trials: 10, space: {latency.batch: {choices: [1, 2]}}}\n"
+    board = Board(plan(load([*written(text), "tracking=off"])))
+    assert board.plan.sweep.search
+    tree = SearchTree(board, board.plan.sweep.search, tmp_path)
+    for number in range(200):
+        tree._looked = 0.0
+        given = tree.suggest(str(number))
+        if given == searcher.FINISHED:
+            break
+        tree.on_trial_complete(str(number), {"result": '{"final/top1": 1, "cost/macs": 1}', "trained": []})
+    assert given == searcher.FINISHED and len(board.results) == 2
+
+
+MISTAKES = {
+    "search: {trials: 3}": "search.space={} names nothing to search",
+    "search: {space: {sparsity: {low: 2, high: 1}}}": "needs choices, or low below high",
+    "search: {space: {sparsity: {low: 0, high: 1, log: true}}}": "low above 0 where log is set",
+    "search: {space: {sparsity: {lo: 0.1}}}": "did you mean low",
+    "search: {algorithm: grid, space: {sparsity: {low: 0.1, high: 0.2}}}": "search.algorithm='grid'",
+    "search: {space: {sparcity: {low: 0.1, high: 0.2}}}": "unknown key 'sparcity': did you mean sparsity",
+    "search: {space: {sparsity: {low: 0.1, high: 0.2}}}\ngrid: {seed: [1]}": "it is one or the other",
+    "stop: {rule: ahsa}": "stop.rule='ahsa'",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_one_line(written, text) -> None:
+    from paredown.errors import UserError
+
+    with pytest.raises(UserError) as raised:
+        plan(load([*written(text + "\n"), "method=ssc"]))
+    assert MISTAKES[text] in str(raised.value) and "\n" not in str(raised.value)

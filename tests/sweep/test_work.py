@@ -1,0 +1,102 @@
+"""A trial: the same network as alone, whatever ran in its process before; on two ranks too."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from driving import alive, descendants
+
+from paredown import blueprint, execute
+from paredown.sweep import ranks
+from paredown.sweep.file import load
+from paredown.sweep.planning import plan
+from paredown.sweep.work import perform, specification
+
+GRID = "grid: {method: [ssc], sparsity: [0.8]}\n"
+
+
+def one(written, *more):
+    return plan(load([*written(GRID), "tracking=off", *more])).experiments[0]
+
+
+def weights(planned):
+    key = planned.experiment.steps[-1].key
+    return blueprint.load(planned.experiment.store.folder(key)).state_dict()
+
+
+def test_a_trial_gives_what_the_command_gives_whatever_its_process_did_before(written, tmp_path) -> None:
+    alone = execute.run([*one(written).overrides, f"output={tmp_path / 'alone'}", "trainer.accelerator=cpu"])
+    planned = one(written)
+    given = specification(planned, cpus=torch.get_num_threads(), workers=1)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("medium")
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    reports = []
+    perform(given, reports.append)
+    assert torch.is_grad_enabled() and not torch.are_deterministic_algorithms_enabled()
+    assert [report["epochs_done"] for report in reports[:-1]] == [1, 2]
+    expected = blueprint.load(alone.state).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(planned).items())
+    timed = {name for name in alone.metrics if name.startswith("latency/")}
+    found = json.loads(reports[-1]["result"])
+    assert {name: found[name] for name in set(found) - timed} == {
+        name: alone.metrics[name] for name in set(alone.metrics) - timed
+    }
+
+
+def test_no_path_of_a_specification_is_relative(written) -> None:
+    config = specification(one(written), 1, 1)["config"]
+    for path in (config["output"], config["dataset"]["root"], config["dataset"]["cache"]):
+        assert path.startswith("/")
+
+
+def test_what_raises_is_reported_and_not_raised(written) -> None:
+    given = specification(one(written), 1, 1)
+    reports = []
+    perform(given | {"key": "another"}, reports.append)
+    assert reports[-1]["failed"].startswith("UserError: this node makes another experiment")
+    given["config"]["recipe"]["learning_rate"] = -1
+    perform(given, reports.append)
+    assert "learning_rate" in reports[-1]["failed"]
+
+
+@pytest.mark.slow
+def test_two_workers_give_what_ddp_gives_alone(written, tmp_path) -> None:
+    more = ["recipe.epochs=3", "trainer.accelerator=cpu"]
+    alone = execute.run([*one(written).overrides, *more, f"output={tmp_path / 'alone'}", "trainer=ddp"])
+    planned = one(written, *more)
+    reports = []
+    perform(specification(planned, cpus=1, workers=2), reports.append)
+    assert [report.get("epochs_done") for report in reports] == [1, 2, 3, None], reports[-1]
+    assert json.loads(reports[-1]["result"])["final/top1"] == alone.metrics["final/top1"]
+    expected = blueprint.load(alone.state).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(planned).items())
+
+
+@pytest.mark.slow
+def test_ranks_die_with_the_process_that_started_them(written) -> None:
+    given = specification(one(written, "recipe.epochs=2000"), cpus=1, workers=2)
+    code = "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda r: print(r))"
+    process = subprocess.Popen([sys.executable, "-uc", code, json.dumps(given)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline()  # an epoch is over: both ranks are there
+    family = descendants(process.pid)
+    assert len(family) >= 3
+    process.kill()
+    until = time.monotonic() + 20
+    while [pid for pid in family if alive(pid)] and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not [pid for pid in family if alive(pid)]
+
+
+def test_last_words_name_the_error(tmp_path) -> None:
+    log = tmp_path / "log"
+    log.write_text("Traceback\nValueError: too small\nChildFailedError: \n")
+    assert ranks._last_words(log, 1) == "ValueError: too small"
