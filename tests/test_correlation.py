@@ -46,11 +46,20 @@ def test_layers_count_with_their_zeros_in_place() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "conv_pair"])
-def test_a_factorised_layer_counts_as_the_convolution_it_computes(kind) -> None:
+FACTORISED = [
+    ("low_rank", {"form": "spatial", "rank": 5}),
+    ("conv_pair", {"form": "spatial", "rank": 5}),
+    ("grouped_pair", {"family": "in_group", "groups": 2, "rank": 5}),
+    ("branches", {"branches": [{"family": "spatial", "groups": 1, "rank": 5}] * 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), FACTORISED)
+def test_a_factorised_layer_counts_as_the_convolution_it_computes(kind, arguments) -> None:
     network = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
     dense = layer_correlations(network.module)
-    blueprint.rewrite(network, "layer2.0.conv1", kind, form="spatial", rank=5)
+    blueprint.rewrite(network, "layer2.0.conv1", kind, **arguments)
+    blueprint.rewrite(network, "fc", "grouped_pair", family="in_group", groups=4, rank=2)
     found = layer_correlations(network.module)
     layer = network.module.get_submodule("layer2.0.conv1")
     assert list(found) == list(dense) and found["layer2.0.conv1"] == filter_correlation(layer.effective_weight())

@@ -17,6 +17,7 @@ import torch
 from paredown import blueprint, execute
 from paredown.errors import UserError
 from paredown.execute import Result
+from paredown.tracking.journal import Journal
 from paredown.training import fit as fit_module
 
 RUN = Path(__file__).parents[1] / "src" / "run.py"
@@ -74,6 +75,24 @@ def test_a_gain_is_told_where_the_dense_network_is_there(tmp_path: Path) -> None
     metrics = execute.run(words(tmp_path, "method=ssc", "sparsity=0.8")).metrics
     assert metrics["dense/top1"] == pytest.approx(dense)
     assert metrics["gain/top1"] == pytest.approx(metrics["final/top1"] - dense)
+
+
+def test_what_it_took_is_told_by_stage_and_each_layer_before_and_after(tmp_path: Path) -> None:
+    result = execute.run(words(tmp_path, "method=ssc", "sparsity=0.8"))
+    records, _ = Journal(result.folder).read()
+    tags = {name: value for record in records for name, value in record.get("tags", {}).items()}
+    edit, fit = json.loads(tags["price"])
+    assert [edit["key"], fit["key"]] == [tags["stage/0_ssc"], tags["stage/1_train"]]
+    rows = json.loads((result.state / "stage.json").read_text())["history"]
+    assert fit["epochs"] == len(rows) == 3 and fit["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    # digits: 1,797 images, a fifth of them test images; of the rest a tenth validates, a fifth of what is left trains
+    trained = round(fit["macs"] / 3 / 3 / result.metrics["cost/macs"])
+    assert 200 < trained < 300 and fit["macs"] == 3 * 3 * trained * result.metrics["cost/macs"]
+    assert result.metrics["price/macs"] == fit["macs"] and result.metrics["price/epochs"] == 3
+    layers = json.loads((result.folder / "tracking" / "files" / "layers.json").read_text())
+    assert sum(row["macs"] for row in layers) == result.metrics["cost/macs"]
+    assert sum(row["dense_macs"] for row in layers) == result.metrics["cost/dense_macs"]
+    assert layers[0]["blueprint"] == {} and layers[1]["blueprint"]["kind"] == "ssc"
 
 
 def test_a_plan_is_transferred(tmp_path: Path, fits: list[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from paredown.figures import per_layer
+from paredown.figures import per_layer, tiles
 
 
 def test_the_figure_shows_every_layer_and_tells_lines_apart_without_colour() -> None:
@@ -15,3 +16,16 @@ def test_the_figure_shows_every_layer_and_tells_lines_apart_without_colour() -> 
     assert len({(trace.marker.symbol, trace.line.dash) for trace in plot.data}) == 5
     assert len({trace.line.color for trace in plot.data}) == 5
     assert "<div" in plot.to_html(full_html=False, include_plotlyjs=False)
+
+
+def test_tiles_show_each_image_at_its_own_scale_with_zero_grey() -> None:
+    images = np.zeros((3, 3, 2, 2), np.float32)
+    images[0, :, 0, 0] = (0.5, -0.5, 0.25)
+    images[1, 0, 1, 1] = 8
+    sheet = np.asarray(tiles(images, "title", columns=2).data[0].z)
+    assert sheet.shape == (6, 6, 3)
+    assert sheet[0, 0].tolist() == [255, 0, 191] and sheet[0, 1].tolist() == [128] * 3
+    assert sheet[1, 4].tolist() == [255, 128, 128]
+    assert sheet[4, 4].tolist() == [255] * 3  # no fourth image
+    assert np.asarray(tiles(images[:, :1], "title").data[0].z)[0, 0].tolist() == [255] * 3
+    assert tiles(images[:0], "title").data

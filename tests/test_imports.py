@@ -9,17 +9,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
 LEVELS = [
-    {"errors", "figures"},
+    {"errors", "figures", "frontier", "published"},
     {"plan"},
     {"blueprint", "distributed", "config", "store", "tracking"},
+    {"report"},
     {"layers", "models", "data"},
-    {"cost", "surgery", "correlation"},
+    {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
     {"methods"},
     {"experiment"},
     {"conclude"},
     {"execute"},
-    {"summary"},
+    {"summary", "reproduce"},
     {"cli"},
     {"sweep"},
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ MODELS = "paredown.models."  # a state may come from another machine: nothing ou
 
 
 class CompressedLayer(nn.Module, ABC):
-    """A rewritten layer. The kind `x` lives in `paredown/layers/x.py`, whose `build(dense, **arguments)` makes one
-    in the place of the plain layer `dense`, from its weights or from scratch; the arguments are plain JSON data."""
+    """A layer that torch does not have: a rewritten one, or an architecture's own.
+
+    The kind `x` of a rewritten layer lives in `paredown/layers/x.py`, whose `build(dense, **arguments)` makes one in
+    the place of the layer `dense`, from its weights or from scratch; the arguments are plain JSON data.
+    """
 
     @abstractmethod
     def active_weights(self) -> int:
@@ -117,7 +121,16 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def parameters(architecture: Mapping[str, Any]) -> set[str]:
+    """The names of the arguments that the model of `architecture` takes."""
+    return set(inspect.signature(_builder(architecture)).parameters)
+
+
 def _instantiate(architecture: Mapping[str, Any]) -> nn.Module:
+    return _builder(architecture)(**{key: value for key, value in architecture.items() if key != "_target_"})
+
+
+def _builder(architecture: Mapping[str, Any]) -> Callable[..., nn.Module]:
     target = architecture["_target_"]
     if not target.startswith(MODELS):
         raise UserError(f"architecture {target!r} is not below {MODELS[:-1]}")
@@ -125,7 +138,7 @@ def _instantiate(architecture: Mapping[str, Any]) -> nn.Module:
     builder = getattr(importlib.import_module(module_name), function, None)
     if builder is None:
         raise UserError(f"{module_name} has no {function!r}")
-    return builder(**{key: value for key, value in architecture.items() if key != "_target_"})
+    return builder
 
 
 def _build_layer(dense: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -36,9 +36,22 @@ def _run(overrides: list[str]) -> None:
     # the process that starts several ranks has said what there is to say about the plan
     logging.getLogger("paredown").setLevel(logging.ERROR if distributed.launched() else logging.INFO)
 
+    if names := [word.partition("=")[2] for word in overrides if word.startswith("reproduce=")]:
+        _reproduce(names[-1], overrides)
+        return
     result = execute.run(overrides)
     if not distributed.launched():  # among several ranks, the process that started them shows the table
         show(result, " ".join(["src/run.py", *overrides]))
+
+
+def _reproduce(name: str, overrides: list[str]) -> None:
+    from paredown import execute
+    from paredown.config import compose
+    from paredown.reproduce import reproduce, show
+
+    config = compose(overrides)
+    found = reproduce(name, overrides, config["seeds"], execute.run)
+    show(found, found.save(Path(config["output"]).expanduser().resolve()))
 
 
 def _help() -> str:

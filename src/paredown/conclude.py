@@ -8,15 +8,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from paredown import __version__, blueprint
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
 from paredown.cost.latency import device_name
 from paredown.cost.latency import measure as measure_latency
-from paredown.cost.rules import RULES, speed_up_under
-from paredown.experiment import Experiment
+from paredown.cost.rules import RULES, macs_under, speed_up_under
+from paredown.experiment import Experiment, Step
 from paredown.figures import per_layer
-from paredown.plan import Network
+from paredown.plan import Edit, Network
 from paredown.surgery.deploy import deploy, prove_equal
 from paredown.training.evaluate import evaluate
 
@@ -30,28 +32,34 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
     """
     device = experiment.device
-    shape, dense = network.input_shape, experiment.dense().module
+    shape, dense = network.input_shape, deploy(experiment.dense().module)
     exact, deployed = copy.deepcopy(network.module).double(), deploy(network.module)
     prove_equal(exact, deploy(exact), shape)
     prove_equal(network.module, deployed, shape, tolerance=FP32_TOLERANCE)
     metrics = compare(count(network.module, shape), experiment.dense_cost)
-    others = [rule for rule in RULES if rule != "conv_fc"]  # ours, already there
-    metrics |= {f"cost/speed_up_{rule}": speed_up_under(rule, network.module, dense, shape) for rule in others}
+    metrics |= _speed_ups(network.module, dense, shape)
     loader = experiment.data.eval_loader("test", experiment.machine.eval_batch_size, device)
     metrics |= {f"final/{name}": value for name, value in evaluate(deployed, loader, device).items()}
-    metrics |= _best(history, metrics) | _against_dense(experiment, metrics)
+    metrics |= _best(history, metrics, "val" in experiment.data.eval_splits) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
     timed = measure_latency(deployed, dense, shape, device=device, **settings)
     return metrics | timed.metrics() | experiment.method.metrics(experiment.outcomes())
 
 
-def _best(history: list[Row], metrics: Row) -> Row:
+def _speed_ups(module: nn.Module, dense: nn.Module, shape: tuple[int, int, int]) -> Row:
+    """Under each rule but ours, already there; none under one that counts nothing, as `conv` without convolutions."""
+    counted = [r for r in RULES if r != "conv_fc" and macs_under(r, module, shape) and macs_under(r, dense, shape)]
+    return {f"cost/speed_up_{rule}": speed_up_under(rule, module, dense, shape) for rule in counted}
+
+
+def _best(history: list[Row], metrics: Row, held_out: bool) -> Row:
     """`best/top1`: the best test epoch, what most papers print; `selected/top1`: the test accuracy of the epoch that
-    was best on the validation images, what a user without a test set would get."""
-    tested = [row for row in history if "test/top1" in row]
-    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in tested)])}
-    if tested and "val/top1" in tested[0]:
-        best["selected/top1"] = max(tested, key=lambda row: row["val/top1"])["test/top1"]
+    was best on the validation images, what a user without a test set would get. After an edit there is no choice of
+    epochs (`history` is empty)."""
+    best = {"best/top1": max([metrics["final/top1"], *(row["test/top1"] for row in history)])}
+    if held_out:
+        by_validation = max(history, key=lambda row: row["val/top1"], default={"test/top1": metrics["final/top1"]})
+        best["selected/top1"] = by_validation["test/top1"]
     return best
 
 
@@ -62,6 +70,45 @@ def _against_dense(experiment: Experiment, metrics: Row) -> Row:
     rows = experiment.store.record(experiment.dense_key).history
     dense = rows[-1]["test/top1"]
     return {"dense/top1": dense, "gain/top1": metrics["final/top1"] - dense}
+
+
+def price(experiment: Experiment) -> list[dict[str, Any]]:
+    """What each stage of the plan took, whoever ran it: `key`, `epochs`, `seconds` and training `macs`: images seen x
+    MACs of the network as that stage left it x 3, since a backward pass costs about two forward passes. A stage whose
+    state was deleted after a later one was made is left out."""
+    return [_spent(experiment, step) for step in experiment.steps if experiment.store.has(step.key)]
+
+
+def total(experiment: Experiment, spent: list[dict[str, Any]]) -> Row:
+    """The sums over `spent` as metrics; none where a stage is missing from it."""
+    if len(spent) < len(experiment.steps):
+        return {}
+    return {f"price/{name}": sum(stage[name] for stage in spent) for name in ("epochs", "seconds", "macs")}
+
+
+def _spent(experiment: Experiment, step: Step) -> dict[str, Any]:
+    record = experiment.store.record(step.key)
+    if isinstance(step.stage, Edit):
+        return {"key": step.key, "epochs": 0, "seconds": record.seconds, "macs": 0}
+    epochs = len(record.history)
+    network = experiment.store.read(step.key)
+    images = epochs * step.data.sizes["train"]
+    seconds = sum(row["seconds"] for row in record.history)  # of every process that had a part in it
+    macs = 3 * images * count(network.module, network.input_shape).macs
+    return {"key": step.key, "epochs": epochs, "seconds": seconds, "macs": macs}
+
+
+def layers(experiment: Experiment, network: Network) -> list[dict[str, Any]]:
+    """Each conv and linear layer before and after: `dense_macs`, `macs`, `dense_weights`, `weights`, its kind,
+    and where it was rewritten the blueprint's arguments (rank, spacing ...)."""
+    after = {layer.name: layer for layer in count(network.module, network.input_shape).layers}
+    rows = []
+    for dense in experiment.dense_cost.layers:
+        own = after.get(dense.name)  # None: the method took the whole layer out
+        row = {"layer": dense.name, "kind": own.kind if own else "removed", "dense_macs": dense.macs}
+        row |= {"macs": own.macs if own else 0, "dense_weights": dense.weights, "weights": own.weights if own else 0}
+        rows.append(row | {"blueprint": network.blueprint.get(dense.name, {})})
+    return rows
 
 
 def description(experiment: Experiment, metrics: Row) -> str:
@@ -107,6 +154,8 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "device": device_name(experiment.device),
         "code": _code_version(),
     }
+    if experiment.config["reproduce"]:
+        more["reproduce"] = experiment.config["reproduce"]
     return experiment.names | more | keys
 
 

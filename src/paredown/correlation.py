@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from paredown.layers.branches import Branches
 from paredown.layers.conv_pair import ConvPair
+from paredown.layers.grouped_pair import GroupedPair
 from paredown.layers.low_rank import LowRankConv2d
 from paredown.layers.masked import effective_weight
 from paredown.surgery.deploy import within
@@ -31,8 +33,9 @@ def layer_correlations(module: nn.Module) -> dict[str, float]:
     factorised = ""
     for name, layer in module.named_modules():
         inside = factorised and within(name, factorised)
-        if isinstance(layer, LowRankConv2d | ConvPair):
-            found[name], factorised = filter_correlation(layer.effective_weight()), name
+        if isinstance(layer, LowRankConv2d | ConvPair | GroupedPair | Branches) and not inside:
+            factorised, weight = name, layer.effective_weight()
+            found |= {name: filter_correlation(weight)} if weight.dim() == 4 else {}
         elif (
             isinstance(layer, nn.Conv2d) and not inside and (layer.groups < layer.in_channels or layer.in_channels == 1)
         ):

@@ -19,7 +19,7 @@ from paredown import blueprint, distributed
 from paredown.config import compose
 from paredown.errors import UserError
 from paredown.experiment import Experiment, Step, prepare
-from paredown.plan import Context, Edit, Fit, Network, describe
+from paredown.plan import Context, Edit, Network, describe
 from paredown.store import Record
 from paredown.training.fit import fit
 from paredown.training.machine import tell_precision
@@ -106,17 +106,21 @@ def carry_out(experiment: Experiment, watch: Watch | None = None) -> Result:
 
 
 def _walk(experiment: Experiment, report: Callable[[Row, int], None], watch: Watch) -> tuple[Network, list[Row]]:
-    """Every stage in turn, each from the store where it is there; returns the last network and the last fit's rows."""
+    """Every stage in turn, each from the store where it is there; returns the last network and the rows of the
+    fit that made it, none where that is an edit."""
     steps, store = experiment.steps, experiment.store
     done = [distributed.from_rank_zero(store.has(step.key)) for step in steps]
     first = max((index + 1 for index, finished in enumerate(done) if finished), default=0)
     network = store.read(steps[first - 1].key) if first else experiment.dense()
-    epochs, last_rows = 0, []
+    epochs = 0
+    last_rows: list[Row] = []
     for index, step in enumerate(steps):
         offset = epochs
         if index >= first:
             network = _advance(experiment, step, network, _both(report, watch, step, offset))
-        if isinstance(step.stage, Fit) and store.has(step.key):
+        if isinstance(step.stage, Edit):
+            last_rows = []  # the network is another one from here on
+        elif store.has(step.key):
             last_rows = store.record(step.key).history
             for epoch, row in enumerate(last_rows):  # what another experiment trained, or an earlier try
                 report(row, offset + epoch)
@@ -163,16 +167,20 @@ WAITING = "%s: another process is training this stage; waiting for its result"
 
 
 def _conclude(experiment: Experiment, network: Network, history: list[Row], tracker: Tracker) -> Result:
-    from paredown.conclude import description, figures, measure
+    from paredown.conclude import description, figures, layers, measure, price, total
     from paredown.figures import page
 
-    metrics = measure(experiment, network, history)
+    spent = price(experiment)
+    metrics = measure(experiment, network, history) | total(experiment, spent)
     tracker.metrics(metrics, step=len(history))
     tracker.text(page(figures(experiment, network)), "figures.html")
     state = experiment.store.folder(experiment.steps[-1].key)
     for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
         tracker.artifact(state / name, "state")
-    tracker.finish(tags={"mlflow.note.content": description(experiment, metrics)})  # the page's description
+    tracker.text(json.dumps(layers(experiment, network), indent=1), "layers.json")
+    note = description(experiment, metrics)  # of the run's page
+    # the price is a tag, so that one request tells what every run of a sweep took
+    tracker.finish(tags={"mlflow.note.content": note, "price": json.dumps(spent)})
     blueprint.write_text(experiment.folder / RESULT, json.dumps(metrics, indent=1))
     return Result(metrics, state, experiment.folder, tracker.run_id)
 

@@ -19,7 +19,7 @@ from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
 from paredown.errors import UserError
 from paredown.methods.dense import Dense
-from paredown.models.weights import load_pretrained
+from paredown.models.weights import load_pretrained, weights_file
 from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
 from paredown.training.fit import Machine
@@ -64,7 +64,7 @@ class Experiment:
         return self._dense_for(self.data)
 
     def _dense_for(self, data: ImageData) -> Network:
-        architecture = self.architecture | _fitted(data)
+        architecture = self.architecture | _fitted(self.architecture, data)
         torch.manual_seed(int(digest([architecture, self.seed])[:12], 16))
         network = blueprint.create(architecture, data.input_shape)
         if weights := self.config["model"]["weights"]:
@@ -91,7 +91,9 @@ class Experiment:
         if self.source is self.data:
             places = [(stage, self.data) for stage in stages]
         elif self.config["transfer"]["mode"] == "finetune":
-            last = next(stage for stage in reversed(stages) if isinstance(stage, Fit))
+            last = next((stage for stage in reversed(stages) if isinstance(stage, Fit)), None)
+            if last is None:
+                raise UserError("transfer.mode=finetune repeats the last training, and this plan has none")
             places = [(stage, self.source) for stage in stages] + [(replace(last, name="transfer"), self.data)]
         else:
             places = [(stage, self.data if isinstance(stage, Fit) else self.source) for stage in stages]
@@ -177,14 +179,11 @@ def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], Ima
         if config["transfer"]["mode"] not in TRANSFER_MODES:
             raise UserError(f"transfer.mode={config['transfer']['mode']!r} is none of {', '.join(TRANSFER_MODES)}")
         source = opened(other)
-    weights = config["model"]["weights"]
-    if weights and not Path(weights).is_file():
-        raise UserError(f"model.weights={weights}: no such file")
-    architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")} | _fitted(data)
-    if _fitted(source) != _fitted(data):
-        raise UserError(
-            f"no transfer from {source.num_classes} classes to {data.num_classes}: take as many with dataset.classes=N"
-        )
+    config = {**config, "model": config["model"] | {"weights": weights_file(config["model"])}}
+    architecture = {k: v for k, v in config["model"].items() if k not in ("weights", "weight_decay")}
+    architecture |= (fitted := _fitted(architecture, data))
+    if (other_fitted := _fitted(architecture, source)) != fitted:
+        raise UserError(_no_transfer(other_fitted, fitted))
     return Experiment(
         config, architecture, method, target, recipe, data, source, config["seed"], machine, store, output
     )
@@ -205,8 +204,18 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "_target_"}
 
 
-def _fitted(data: ImageData) -> dict[str, int]:
-    return {"num_classes": data.num_classes, "in_channels": data.input_shape[0]}
+def _fitted(architecture: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
+    """What the data set decides of a model: those of its arguments that are properties of the images."""
+    channels, height, width = data.input_shape
+    decided = {"num_classes": data.num_classes, "in_channels": channels, "image_size": [height, width]}
+    taken = blueprint.parameters(architecture)
+    return {name: value for name, value in decided.items() if name in taken}
+
+
+def _no_transfer(source: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    name = next(name for name in data if source[name] != data[name])
+    more = ": take as many with dataset.classes=N" if name == "num_classes" else ""
+    return f"no transfer from {name} {source[name]} to {data[name]}{more}"
 
 
 def _check_machine(machine: Machine) -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Okabe and Ito's palette: told apart with any colour vision; the symbols and dashes do it without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
-SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 DASHES = ("solid", "dash", "dot")
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and symbol of the `index`-th thing drawn: 42 pairs before one comes again."""
+    return COLOURS[index % len(COLOURS)], SYMBOLS[index % len(SYMBOLS)]
 
 
 def per_layer(curves: Mapping[str, Mapping[str, float]], title: str, unit: str, log: bool = False) -> Any:
@@ -47,6 +55,26 @@ def by_layer(layers: Mapping[str, Mapping[str, Sequence[float]]], title: str, x:
     return plot
 
 
+def tiles(images: NDArray[Any], title: str, columns: int = 8, zoom: int = 96) -> Any:
+    """A figure of `images` (n, C, H, W) side by side, each scaled by its own largest value, zero mid-grey; three
+    channels in colour, any other number summed."""
+    from plotly import graph_objects
+
+    count, channels, height, width = images.shape
+    values = images if channels == 3 else images.sum(axis=1, keepdims=True).repeat(3, axis=1)
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True, initial=1e-30)
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + 1), columns * (width + 1), 3), 255, np.uint8)
+    for index, image in enumerate(np.round(127.5 * (1 + values / largest)).astype(np.uint8)):
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    plot = graph_objects.Figure(graph_objects.Image(z=sheet))
+    plot.update_layout(title=title, template="plotly_white", width=columns * zoom + 80, height=rows * zoom + 120)
+    plot.update_xaxes(visible=False)
+    plot.update_yaxes(visible=False)
+    return plot
+
+
 def page(figures: Mapping[str, Any]) -> str:
     """One HTML page of `figures`, one below the other, that renders without a network."""
     parts = [
@@ -67,7 +95,7 @@ def _empty(title: str, x: str, y: str) -> Any:
 def _trace(label: str, index: int, x: Sequence[Any], y: Sequence[float]) -> Any:
     from plotly import graph_objects
 
-    colour = COLOURS[index % len(COLOURS)]
-    marker = {"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8}
+    colour, symbol = style(index)
+    marker = {"color": colour, "symbol": symbol, "size": 8}
     line = {"color": colour, "dash": DASHES[index % len(DASHES)]}
     return graph_objects.Scatter(mode="lines+markers", x=x, y=y, name=label, marker=marker, line=line)

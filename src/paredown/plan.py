@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from paredown.errors import UserError
 
-KEY_FORMAT = 1  # part of every key: raise it when the same values come to mean another computation
+KEY_FORMAT = 2  # part of every key: raise it when the same values come to mean another computation
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A convolution with weights fixed at zero: exact through training, saving and deploying."""
+"""Layers with weights fixed at zero: exact through training, saving and deploying."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from paredown import blueprint
 from paredown.cost import count
 from paredown.errors import UserError
-from paredown.layers.masked import MaskedConv2d, build, effective_weight
+from paredown.layers.masked import MaskedConv2d, MaskedLinear, build, effective_weight
 from paredown.models.resnet import cifar_resnet
 from paredown.plan import Network
 from paredown.surgery.deploy import deploy, prove_equal
@@ -23,9 +23,10 @@ def masked(dense: nn.Conv2d, density: float = 0.4) -> MaskedConv2d:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_removed_weights_stay_exactly_zero(optimizer: str) -> None:
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_removed_weights_stay_exactly_zero(kind: str, optimizer: str) -> None:
     torch.manual_seed(0)
-    layer = masked(nn.Conv2d(4, 6, 3))
+    layer = masked(nn.Conv2d(4, 6, 3)) if kind == "conv" else masked_linear(nn.Linear(5, 7))
     kept = layer.weight.detach().clone()
     steps = {
         "sgd": lambda: torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -37,6 +38,27 @@ def test_removed_weights_stay_exactly_zero(optimizer: str) -> None:
         steps.step()
     assert not layer.weight[~layer.mask].any()
     assert (layer.weight[layer.mask] != kept[layer.mask]).all()
+
+
+def masked_linear(dense: nn.Linear) -> MaskedLinear:
+    layer = build(dense)
+    assert isinstance(layer, MaskedLinear)
+    layer.set_mask(torch.rand(dense.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.4)
+    return layer
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_deploys_as_one_and_both_counters_agree(bias: bool) -> None:
+    dense = nn.Linear(12, 7, bias=bias)
+    layer = masked_linear(dense)
+    assert type(layer.deployed()) is nn.Linear
+    assert torch.equal(layer.deployed().weight, dense.weight * layer.mask)
+    network = nn.Sequential(nn.Flatten(), layer)
+    assert prove_equal(network, deploy(network), (3, 2, 2)) < 1e-12
+    cost = count(network, (3, 2, 2))
+    assert cost.macs == cost.weights == int(layer.mask.sum()) == cost.params - 7 * bias
+    rows = count(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 12)), layer), (48, 1, 1))
+    assert rows.macs == 4 * int(layer.mask.sum())
 
 
 def test_a_stray_value_under_the_mask_reaches_neither_output_nor_deployed_weight() -> None:
@@ -102,5 +124,5 @@ def test_the_mask_travels_with_the_weights(tmp_path: Path) -> None:
 def test_wrong_masks_and_layers_are_one_line() -> None:
     with pytest.raises(UserError, match=r"a mask of shape \(3,\) for a weight of \(4, 3, 3, 3\)"):
         MaskedConv2d(nn.Conv2d(3, 4, 3), torch.ones(3))
-    with pytest.raises(UserError, match="not a Linear"):
-        build(nn.Linear(3, 4))
+    with pytest.raises(UserError, match="one of Conv2d, Linear, LocallyConnected2d, not a BatchNorm2d"):
+        build(nn.BatchNorm2d(4))

@@ -170,7 +170,7 @@ def test_its_figures_and_metrics(searched) -> None:
     by_name = {outcome.stage.name: outcome.history for outcome in outcomes}
     base = by_name["full_rank"][-1]["test/top1"]
     assert result.metrics["base/top1"] == base
-    assert result.metrics["gain/base"] == by_name["finetune"][-1]["test/top1"] - base
+    assert result.metrics["gain/base_top1"] == by_name["finetune"][-1]["test/top1"] - base
     penalties = {name for row in by_name["sparsify"] for name in row if name.startswith("penalty/")}
     assert penalties == {"penalty/orthogonality", "penalty/hoyer"}
 
@@ -223,3 +223,11 @@ def test_edits_are_plain_data() -> None:
         stage for stage in SVDTraining().plan(Target("speed_up", 2), dense(), RECIPE) if isinstance(stage, Edit)
     )
     assert pruned.arguments["until"] == {"speed_up": 2} and len(decomposed.arguments["names"]) == 9
+
+
+@pytest.mark.slow
+def test_on_real_images(shared_data: Path, tmp_path: Path) -> None:
+    few = [f"dataset.root={shared_data / 'cifar10'}", "dataset.classes=2", "dataset.fraction=0.1", "recipe.epochs=2"]
+    words = ["dataset=cifar10", "model.depth=8", "recipe=svd_training_code", "recipe.batch_size=50", *few, *QUIET]
+    found = execute.run(["method=svd_training", "speed_up=2", "tracking=off", f"output={tmp_path}", *words]).metrics
+    assert found["cost/speed_up"] == pytest.approx(2, rel=0.02) and found["final/top1"] > 60

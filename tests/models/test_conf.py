@@ -22,7 +22,10 @@ EXPECTED = {f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 18, 50)} | {
     "mobilenet_v2_cifar",
     "shufflenet_v2",
     "efficientnet_b0",
+    "three_fc",
+    *(f"{family}_{connection}" for family in "sd" for connection in ("conv", "local", "fc")),
 }
+SMALL = {name: (1, 16, 16) if name.startswith("d_") else (1, 8, 8) for name in NAMES}  # D-CONV halves four times
 FROM_TORCHVISION = {"resnet18", "resnet50", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0"}
 
 
@@ -30,7 +33,8 @@ def create(name: str, input_shape=(3, 32, 32), **changes) -> Network:
     config = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     config.pop("weights")
     config.pop("weight_decay")
-    arguments = {"num_classes": 10, "in_channels": input_shape[0]} | changes
+    fitted = {"num_classes": 10, "in_channels": input_shape[0], "image_size": list(input_shape[1:])}
+    arguments = {name: value for name, value in fitted.items() if name in blueprint.parameters(config)} | changes
     torch.manual_seed(0)
     return blueprint.create(config | arguments, input_shape)
 
@@ -48,7 +52,7 @@ def test_weights_and_decay_for_the_caller(name):
 
 @pytest.mark.parametrize(
     ("name", "input_shape"),
-    [(name, (1, 8, 8)) for name in NAMES] + [(n, (3, 32, 32)) for n in NAMES if n not in FROM_TORCHVISION],
+    list(SMALL.items()) + [(n, (3, 32, 32)) for n in NAMES if n not in FROM_TORCHVISION | {"d_fc"}],
 )
 def test_evaluation_is_repeatable_and_depends_on_the_image(name, input_shape):
     module = create(name, input_shape).module.eval()
@@ -66,16 +70,16 @@ def test_evaluation_is_repeatable_and_depends_on_the_image(name, input_shape):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient(name):
-    module = create(name, (1, 8, 8)).module.train()
-    nn.functional.cross_entropy(module(torch.randn(4, 1, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
+    module = create(name, SMALL[name]).module.train()
+    nn.functional.cross_entropy(module(torch.randn(4, *SMALL[name])), torch.tensor([0, 1, 2, 3])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_save_and_read_gives_the_same_network(name, tmp_path):
-    network = create(name, (1, 8, 8))
+    network = create(name, SMALL[name])
     blueprint.save(network, tmp_path)
-    images = torch.randn(2, 1, 8, 8)
+    images = torch.randn(2, *SMALL[name])
     with torch.no_grad():
         assert torch.equal(blueprint.load(tmp_path)(images), network.module.eval()(images))
 
@@ -83,7 +87,7 @@ def test_save_and_read_gives_the_same_network(name, tmp_path):
 # ShuffleNetV2 halves its channels by a view, which no layout makes dense.
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "shufflenet_v2"])
 def test_channels_last_is_kept_by_every_convolution(name):
-    module = create(name).module.eval()
+    module = create(name, (3, 16, 16)).module.eval()
     images = torch.randn(2, 3, 16, 16)
     expected = module(images)
     module = module.to(memory_format=torch.channels_last)
@@ -114,6 +118,8 @@ def test_channels_last_is_kept_by_every_convolution(name):
         ("mobilenet_v2_cifar", {}),
         ("resnet18", {"stem": "cifar"}),
         ("shufflenet_v2", {"stem": "cifar"}),
+        ("s_local", {}),
+        ("s_fc", {}),
         pytest.param("mobilenet_v2", {}, marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", {}, marks=pytest.mark.slow),
     ],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from threading import Thread
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from torch import nn
 
 from paredown.errors import UserError
 from paredown.models.resnet import cifar_resnet
-from paredown.models.weights import load_pretrained
+from paredown.models.weights import load_pretrained, weights_file
 
 FORMS = {
     "plain": lambda weights: weights,
@@ -142,3 +146,65 @@ def test_a_damaged_file_never_ends_in_another_error(tmp_path, form, cut, data):
         load_pretrained(nn.Linear(2, 2), path)
     except UserError as error:
         assert "\n" not in str(error)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of a server of the files in tmp_path / "there"; torch's hub folder is empty."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "there").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "there")
+    with HTTPServer(("127.0.0.1", 0), handler) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_url_is_downloaded_once_and_its_hash_is_checked(trained, tmp_path, server):
+    torch.save(trained.state_dict(), path := tmp_path / "there" / "plain.pth")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    named = path.rename(path.with_name(f"net-{digest}.pth"))
+    found = weights_file({"weights": f"{server}/{named.name}"})
+    load_pretrained(module := cifar_resnet(8, 0.5), found)
+    assert_same(module, trained)
+    named.rename(named.with_name("net-00000000.pth"))
+    assert weights_file({"weights": f"{server}/{named.name}"}) == found
+    with pytest.raises(UserError, match=r"cannot download .*00000000\.pth \(invalid hash value"):
+        weights_file({"weights": f"{server}/net-00000000.pth"})
+    with pytest.raises(UserError, match=r"cannot download .*nothing\.pth \(HTTP Error 404.* give model\.weights=PATH"):
+        weights_file({"weights": f"{server}/nothing.pth"})
+
+
+URLS = {"resnet18": "resnet18-f37072fd.pth", "mobilenet_v2": "mobilenet_v2-b0353104.pth"}
+
+
+@pytest.mark.parametrize("model", URLS)
+def test_torchvisions_first_weights_and_no_network(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def unreachable(url, *_args, **_more):
+        assert url == f"https://download.pytorch.org/models/{URLS[model]}"
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    config = {"_target_": f"paredown.models.vision.{model}", "weights": "IMAGENET1K_V1"}
+    with pytest.raises(UserError, match=r"cannot download https:.* \(Name or service not known\).*model\.weights=PATH"):
+        weights_file(config)
+
+
+@pytest.mark.parametrize(("width", "hash"), [(0.5, "f707e7126e"), (1.0, "5666bf0f80")])
+def test_what_lies_in_the_folder_is_not_downloaded(width, hash, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    name = f"shufflenetv2_x{width:g}-{hash}.pth"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).touch()
+    config = {"_target_": "paredown.models.vision.shufflenet_v2", "width": width, "weights": "imagenet1k_v1"}
+    assert weights_file(config) == str(tmp_path / "checkpoints" / name)
+
+
+def test_weights_that_there_are_not():
+    assert weights_file({"weights": None}) is None
+    with pytest.raises(UserError, match=r"imagenet1k_v1: cifar_resnet is no network of torchvision"):
+        weights_file({"_target_": "paredown.models.resnet.cifar_resnet", "weights": "imagenet1k_v1"})
+    with pytest.raises(UserError, match=r"model\.weights=resnet\.pth: no such file \(a path, a URL, or imagenet1k_v1"):
+        weights_file({"weights": "resnet.pth"})

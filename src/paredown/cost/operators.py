@@ -36,7 +36,7 @@ MOVEMENT = """
     repeat alias detach as_strided flatten im2col pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle
     constant_pad_nd reflection_pad2d replication_pad2d upsample_nearest2d clone copy _to_copy contiguous lift_fresh
     set_ empty empty_like empty_strided new_empty new_zeros new_ones new_full zeros zeros_like ones ones_like full
-    full_like fill zero arange linspace eye scalar_tensor _local_scalar_dense
+    sparse_compressed_tensor full_like fill zero arange linspace eye scalar_tensor _local_scalar_dense
 """
 FREE = frozenset(f"{ELEMENTWISE} {NORMALISATION} {REDUCTION} {MOVEMENT}".split())
 

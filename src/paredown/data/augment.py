@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on the device that trains: random crop, mirror, cut-out,
+"""Augmentation of a whole batch at once, on the device that trains: AutoAugment, random crop, mirror, cut-out,
 normalisation."""
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from paredown.data import auto_augment
 from paredown.errors import UserError
 
-TOP, LEFT, MIRROR, CUT_Y, CUT_X, SEED = range(6)  # the columns of `Augmentation.draw`
+# the columns of `Augmentation.draw`; from POLICY on those of an AutoAugment policy
+TOP, LEFT, MIRROR, CUT_Y, CUT_X, SEED, POLICY = range(7)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training images go through: zero-padding by `crop` pixels and a random crop of the old size, a
-    mirror with probability 1/2, and a square of side `cutout` at a random centre set to the mean (DeVries
-    and Taylor, 2017)."""
+    """What training images go through: a `policy` of AutoAugment ("cifar10", "svhn" or "imagenet"; Cubuk et al.,
+    2019), zero-padding by `crop` pixels and a random crop of the old size, a mirror with probability 1/2, and a
+    square of side `cutout` at a random centre set to the mean (DeVries and Taylor, 2017), in this order."""
 
+    policy: str | None = None
     crop: int = 0
     flip: bool = False
     cutout: int = 0
 
     def __post_init__(self) -> None:
+        auto_augment.check(self.policy)
         for name, value in (("crop", self.crop), ("cutout", self.cutout)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise UserError(f"dataset.augment.{name}={value!r} is not a number of pixels (0 switches it off)")
@@ -33,16 +37,20 @@ class Augmentation:
             raise UserError(f"dataset.augment.flip={self.flip!r} is neither true nor false")
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """The random numbers of `count` images, (count, 6) int64 on the CPU; columns as named above.
+        """The random numbers of `count` images, (count, 10) int64 on the CPU; columns as named above.
 
         Every column is drawn whether it is used or not, so that switching one on leaves the others as they
         were.
         """
-        bounds = (2 * self.crop + 1, 2 * self.crop + 1, 2, height, width, 2**62)
+        bounds = [2 * self.crop + 1, 2 * self.crop + 1, 2, height, width, 2**62, *auto_augment.BOUNDS]
         return torch.stack([torch.randint(bound, (count,), generator=generator) for bound in bounds], dim=1)
 
     def move(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Crop and mirror `images` (B, H, W, C) uint8 by `draws` (B, 6) on the same device."""
+        """Put `images` (B, H, W, C) uint8 through the policy, crop and mirror them by `draws` (B, 10) on the same
+        device."""
+        if self.policy:
+            chosen = auto_augment.policy(self.policy, images.shape[1], images.shape[2], images.device)
+            images = chosen(images, draws[:, POLICY:])
         return _crop(images, draws, self.crop, self.flip) if self.crop or self.flip else images
 
     def cut(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -133,6 +133,8 @@ class ImageData(LightningDataModule):
         channels, height, width = contents.input_shape
         if len(self.mean) != channels:
             raise UserError(f"dataset.mean has {len(self.mean)} values, the images of {self.name} {channels} channels")
+        if self.augmentation.policy and channels != 3:
+            raise UserError(f"dataset.augment.policy={self.augmentation.policy} needs 3 channels, not {channels}")
         if max(self.augmentation.crop, self.augmentation.cutout) > min(height, width):
             raise UserError(
                 f"dataset.augment has crop={self.augmentation.crop} and cutout={self.augmentation.cutout}, "
@@ -229,7 +231,7 @@ def _check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def _augmentation(values: Mapping[str, Any]) -> Augmentation:
-    known = ("crop", "flip", "cutout")
+    known = ("policy", "crop", "flip", "cutout")
     for key in values:
         if key not in known:
             raise UserError(f"no augmentation {key!r} in dataset.augment: {nearest(str(key), known)}")

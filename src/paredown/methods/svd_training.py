@@ -89,19 +89,20 @@ class SVDTraining(Method):
 
     def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """`energy`, `rank/sum` of `rank/full`, and the accuracy at full rank, the base of the paper's gains:
-        `base/top1` and `gain/base` at the last epochs, `base/best_top1` and `gain/base_best` at the best ones."""
+        `base/top1` and `gain/base_top1` at the last epochs, `base/best_top1` and `gain/base_best_top1` at the best;
+        the same for top5."""
         done = {outcome.stage.name: outcome for outcome in outcomes}
-        base, tuned = ([row["test/top1"] for row in done[name].history] for name in ("full_rank", "finetune"))
         notes = done["prune"].notes
-        return {
+        found = {
             "energy": notes["energy"],
             "rank/sum": sum(notes["ranks"].values()),
             "rank/full": sum(notes["full_ranks"].values()),
-            "base/top1": base[-1],
-            "base/best_top1": max(base),
-            "gain/base": tuned[-1] - base[-1],
-            "gain/base_best": max(tuned) - max(base),
         }
+        for top in ("top1", "top5"):
+            base, tuned = ([row[f"test/{top}"] for row in done[name].history] for name in ("full_rank", "finetune"))
+            found |= {f"base/{top}": base[-1], f"base/best_{top}": max(base)}
+            found |= {f"gain/base_{top}": tuned[-1] - base[-1], f"gain/base_best_{top}": max(tuned) - max(base)}
+        return found
 
     def figures(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Ranks per layer; summed ranks and singular values over the training; the line search, if there was one."""

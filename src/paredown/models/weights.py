@@ -1,12 +1,14 @@
-"""Weights a user brings: safetensors, or a torch state dict read without running any pickled code."""
+"""Weights a user brings: safetensors, or a torch state dict read without running any pickled code; a file, or a URL."""
 
 from __future__ import annotations
 
 import pickle
 import re
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from safetensors.torch import load_file
@@ -14,10 +16,29 @@ from torch import Tensor, nn
 
 from paredown.blueprint import load_weights
 from paredown.errors import UserError
+from paredown.models import vision
 
+TORCHVISIONS = "imagenet1k_v1"  # torchvision's name for the first weights of each network, those of most papers
 NESTED_UNDER = ("state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and torch.compile
 BATCH_COUNTER = ".num_batches_tracked"
+
+
+def weights_file(model: Mapping[str, Any]) -> str | None:
+    """The file that `weights` of the model's config means: its path; for a URL, or `imagenet1k_v1`, where it was
+    downloaded to (torch's hub folder, once). Raises UserError for no such file, no such weights, or no network."""
+    weights = model["weights"]
+    if weights is None:
+        return None
+    if str(weights).lower() == TORCHVISIONS:
+        return _downloaded(_torchvisions_url(model))
+    if str(weights).startswith(("https://", "http://")):
+        return _downloaded(weights)
+    if not Path(weights).is_file():
+        raise UserError(
+            f"model.weights={weights}: no such file (a path, a URL, or {TORCHVISIONS} for torchvision's first weights)"
+        )
+    return str(weights)
 
 
 def load_pretrained(module: nn.Module, path: Path | str) -> None:
@@ -32,6 +53,34 @@ def load_pretrained(module: nn.Module, path: Path | str) -> None:
     weights |= {name: own[name] for name in own if name.endswith(BATCH_COUNTER) and name not in weights}
     _refuse_other_classes(module, weights, path)
     load_weights(module, weights, f"model.weights={path}")
+
+
+def _torchvisions_url(model: Mapping[str, Any]) -> str:
+    from torchvision import models
+
+    module, _, name = model["_target_"].rpartition(".")
+    if module != vision.__name__:
+        raise UserError(f"model.weights={TORCHVISIONS}: {name} is no network of torchvision")
+    width = vision.SHUFFLENET_WIDTHS[model["width"]] if "width" in model else ""
+    url: str = models.get_model_weights(f"{name}_{width}" if width else name)["IMAGENET1K_V1"].url
+    return url
+
+
+def _downloaded(url: str) -> str:
+    """The file of `url`, whose hash is checked where its name has one, as torchvision's names do."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if path.is_file():
+        return str(path)
+    found = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), found[1] if found else None, progress=False)
+    except (OSError, HTTPException, RuntimeError) as error:  # no network, no such page; another hash
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot download {url} ({reason}): fetch it where that works, and give model.weights=PATH"
+        ) from error
+    return str(path)
 
 
 def _read(path: Path) -> Any:

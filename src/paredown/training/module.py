@@ -140,5 +140,6 @@ def rate_factor(recipe: Recipe, epoch: int) -> float:
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
     if recipe.schedule == "steps":
-        return recipe.gamma ** sum(epoch >= round(fraction * recipe.epochs) for fraction in recipe.milestones)
+        steps = (max(1, round(fraction * recipe.epochs)) for fraction in recipe.milestones)  # never in the first epoch
+        return recipe.gamma ** sum(epoch >= step for step in steps)
     return 1.0

@@ -1,0 +1,104 @@
+"""A locally connected layer: a convolution with its own kernel at every output position."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paredown.blueprint import CompressedLayer
+
+
+class LocallyConnected2d(CompressedLayer):
+    """Maps (B, C, H, W) of one fixed `size` (H, W) to (B, F, H', W'), without a bias.
+
+    `weight` is (H' W', C k k, F): one product of matrices per position. Taps that lie on the padding for every image
+    are `dead`: zero from the start, they never get a gradient, and they are not counted.
+    """
+
+    live: Tensor
+    weight: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.size = in_channels, out_channels, (size[0], size[1])
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.output_size = tuple((side + 2 * padding - kernel_size) // stride + 1 for side in size)
+        taps = in_channels * kernel_size**2
+        self.weight = nn.Parameter(torch.empty(math.prod(self.output_size), taps, out_channels))
+        seen = self._patches(torch.ones(1, in_channels, *self.size))
+        self.register_buffer("live", seen.permute(2, 1, 0) > 0, persistent=False)  # (positions, taps, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As torch does for a convolution: uniform up to 1 / sqrt(fan-in), and 0 on dead taps."""
+        nn.init.uniform_(self.weight, -(bound := self.weight.shape[1] ** -0.5), bound)
+        with torch.no_grad():
+            self.weight.masked_fill_(~self.live, 0.0)
+
+    def effective_weight(self) -> Tensor:
+        """The weight that reaches the output."""
+        return self.weight * self.live
+
+    def filters(self, units: Tensor) -> Tensor:
+        """The weights of output `units` (n,), numbered as in the flattened map (F, H', W'), on the whole input each:
+        (n, C, H, W), zero where the unit does not look. All of them are the matrix of the fully connected form."""
+        positions, taps, _ = self.weight.shape
+        feature, position = units // positions, units % positions
+        patches = self.weight.new_zeros(len(units), taps, positions)
+        patches[torch.arange(len(units)), :, position] = self.effective_weight().detach()[position, :, feature]
+        return functional.fold(patches, self.size, self.kernel_size, padding=self.padding, stride=self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, F, H', W')."""
+        patches = self._patches(x).permute(2, 0, 1)
+        return torch.bmm(patches, self.used_weight()).permute(1, 2, 0).unflatten(2, self.output_size)
+
+    def used_weight(self) -> Tensor:
+        """What `forward` multiplies by: dead taps need no mask, since what they meet is zero."""
+        return self.weight
+
+    def active_weights(self) -> int:
+        """The weights on live taps."""
+        return int(self.live.sum()) * self.out_channels
+
+    def macs(self, input_shape: tuple[int, ...]) -> int:
+        """Every weight meets one position."""
+        return self.active_weights()
+
+    def deployed(self) -> nn.Sequential:
+        """Patches and a grouped 1 x 1 convolution, one group a position."""
+        positions, taps, outputs = self.weight.shape
+        conv = nn.Conv2d(positions * taps, positions * outputs, 1, groups=positions, bias=False, device="meta")
+        conv.weight = nn.Parameter(self.effective_weight().detach().transpose(1, 2).reshape(-1, taps, 1, 1).clone())
+        unfold = nn.Unfold(self.kernel_size, padding=self.padding, stride=self.stride)
+        return nn.Sequential(unfold, _ToGroups(), conv, _ToMaps(outputs, self.output_size)).train(self.training)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        return functional.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+
+    def extra_repr(self) -> str:
+        shape = f"{self.in_channels}, {self.out_channels}, size={self.size}, kernel_size={self.kernel_size}"
+        return f"{shape}, stride={self.stride}, padding={self.padding}"
+
+
+class _ToGroups(nn.Module):
+    """Patches (B, taps, positions) as channels (B, positions * taps, 1, 1)."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return patches.transpose(1, 2).flatten(1)[..., None, None]
+
+
+class _ToMaps(nn.Module):
+    """Channels (B, positions * F, 1, 1) as maps (B, F, H', W')."""
+
+    def __init__(self, channels: int, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1, self.channels).transpose(1, 2).unflatten(2, self.size)

@@ -1,0 +1,53 @@
+"""Which runs are one setting, and what it is called: all its parameters but the seed, told by those that vary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+# Parameters that do not make another setting: where it ran, what it was called, and the seed.
+ELSEWHERE = ("seed", "output", "trainer.", "tracking.", "names.", "dataset.root", "dataset.cache", "latency.seconds")
+TOLD = ("sparsity", "speed_up")  # by the target already
+
+
+def identity(run: Run) -> str:
+    """The same text for two runs that differ in their seed and in where they ran alone."""
+    params = {name: value for name, value in run.data.params.items() if not name.startswith(ELSEWHERE)}
+    return json.dumps(params, sort_keys=True)
+
+
+def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """For each method the parameters in which its runs differ, apart from those of ELSEWHERE."""
+    found: dict[str, list[str]] = {}
+    for method in {run.data.tags.get("method", "") for run in runs}:
+        own = [run.data.params for run in runs if run.data.tags.get("method", "") == method]
+        names = sorted({name for params in own for name in params if not name.startswith(ELSEWHERE)})
+        found[method] = [name for name in names if len({params.get(name) for params in own}) > 1]
+    return found
+
+
+def label(run: Run, varied: dict[str, list[str]]) -> str:
+    """The method, the target, and the knobs that tell the run from others of its method."""
+    tags, params = run.data.tags, run.data.params
+    method = tags.get("method", "")
+    target = [tags["target"]] if tags.get("target", "none") != "none" else []
+    names = [name for name in varied[method] if name not in TOLD and params.get(name) is not None]
+    model = [tags.get("model", "")] if any(name.startswith("model.") for name in names) else []
+    knobs = [f"{name.rpartition('.')[2]}={params[name]}" for name in names if not name.endswith("_target_")]
+    return " ".join([method, *model, *target, *knobs])
+
+
+def labels(labels: dict[str, str]) -> dict[str, str]:
+    """Settings that read alike get a number."""
+    seen: Counter[str] = Counter()
+    total = Counter(labels.values())
+    unique = {}
+    for identity, label in labels.items():
+        seen[label] += 1
+        unique[identity] = f"{label} #{seen[label]}" if total[label] > 1 else label
+    return unique

@@ -1,0 +1,68 @@
+"""What is asked of a report, as typed after src/report.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from paredown.errors import UserError, nearest
+
+OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which runs (`sweep`, or `dataset` and `model` over everything recorded, or run ids), the two metrics to draw, a
+    `budget` (as 'speed_up>=3'), and where the records and the report lie."""
+
+    sweep: str | None = None
+    dataset: str | None = None
+    model: str | None = None
+    runs: tuple[str, ...] = ()
+    x: str = "cost/macs"
+    y: str = "final/top1"
+    budget: str | None = None
+    output: str = "outputs"
+    uri: str | None = None
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.sweep or self.dataset or self.model or self.runs):
+            raise UserError("a report on what? give sweep=NAME, dataset=NAME (with model=NAME), or runs=[ID,ID,...]")
+        for name in ("sweep", "dataset", "model"):
+            if {"'", '"', "`"} & set(getattr(self, name) or ""):
+                raise UserError(f"{name}={getattr(self, name)}: no name has a quote in it")
+
+    @property
+    def title(self) -> str:
+        """What it is on, for people and for the report's folder."""
+        parts = [
+            self.sweep,
+            self.dataset,
+            self.model,
+            f"{len(self.runs)}-runs-{self.runs[0][:8]}" if self.runs else None,
+        ]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def place(self) -> Path:
+        """Where the report's files go."""
+        return Path(self.folder or Path(self.output) / "reports" / self.title).expanduser()
+
+
+def parse(words: Sequence[str]) -> Request:
+    """The request of `words`, each key=value. UserError for anything else."""
+    known = [field.name for field in fields(Request) if field.name != "uri"] + list(OTHER_NAMES)
+    values: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            raise UserError(f"cannot read {word!r}: write key=value; {nearest(key, known)}")
+        if key not in known:
+            raise UserError(f"unknown key {key!r}: {nearest(key, known)}")
+        if not value:
+            raise UserError(f"{key}= is empty: give a value, or leave {key} out")
+        values[OTHER_NAMES.get(key, key)] = value
+    runs = [run.strip() for run in values.pop("runs", "").strip("[]").split(",")]
+    return Request(runs=tuple(dict.fromkeys(run for run in runs if run)), **values)

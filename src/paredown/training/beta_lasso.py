@@ -1,0 +1,115 @@
+"""beta-LASSO (Neyshabur 2020, arXiv 2007.13657): SGD with an l1 penalty, and a threshold that zeroes small weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from paredown.errors import UserError
+from paredown.layers._local import LocallyConnected2d
+from paredown.layers.masked import maskable
+from paredown.models.counterparts import InPlaceOfConv
+from paredown.plan import Hooks, Recipe
+
+
+class BetaLasso(torch.optim.Optimizer):
+    """w <- w - lr * (gradient + decay * sign(w)), then w <- 0 where |w| < beta * decay (the paper's Algorithm 1).
+
+    `decay` is lambda, `beta` the threshold in units of it, not scaled by the learning rate; both and `lr` can be set
+    per parameter group. decay=0 is plain SGD, beta=0 plain l1 subgradient descent. A zero revives where one step moves
+    it to the threshold or beyond. Raises UserError for negative values and for weights of fewer than 32 bits, in which
+    lr * decay would vanish: keep them in fp32 and compute under autocast.
+    """
+
+    def __init__(self, params: Any, lr: float = 0.1, decay: float = 1e-5, beta: float = 50.0) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay, "beta": beta})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Check a group and take it up."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for name in ("lr", "decay", "beta"):
+            check_at_least_zero(**{name: group[name]})
+        for weight in group["params"]:
+            if torch.finfo(weight.dtype).bits < 32:
+                raise UserError(f"BetaLasso needs weights in fp32, got {weight.dtype}: compute under autocast instead")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; `closure` recomputes the loss, which is returned. A gradient scaler unscales first, and skips the
+        threshold with the step where a gradient is not finite."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
+            directions: list[Tensor] = [weight.grad for weight in weights]  # type: ignore[misc]
+            if weights and group["decay"]:
+                signs = torch._foreach_sign(weights)  # before the step
+                directions = list(torch._foreach_add(directions, signs, alpha=group["decay"]))
+            if weights:
+                torch._foreach_add_(weights, directions, alpha=-group["lr"])
+            for weight in weights if (threshold := group["beta"] * group["decay"]) else ():
+                zero_below(weight, threshold)
+        return loss
+
+
+def zero_below(weight: Tensor, threshold: float) -> None:
+    """Zero the entries of `weight` smaller than `threshold` in absolute value, in place, in one pass over memory."""
+    below = torch.nextafter(torch.tensor(threshold, dtype=weight.dtype), torch.zeros((), dtype=weight.dtype))
+    torch.hardshrink(weight, float(below), out=weight)  # keeps what is above: |w| > below is |w| >= threshold
+
+
+def check_at_least_zero(**values: float) -> None:
+    """Raise UserError for the first of `values` that is negative or not finite."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"{name}={value:g} is not a number of at least 0")
+
+
+@dataclass(frozen=True)
+class BetaLassoSteps(Hooks):
+    """Trains by `BetaLasso` and logs how many weights of each layer are not zero. lambda is `decay_conv` for
+    convolutions and the layers that stand in their place, `decay_fc` for other linear layers, 0 for all else."""
+
+    decay_conv: float
+    decay_fc: float
+    beta: float
+
+    def optimizer(self, network: nn.Module, recipe: Recipe) -> BetaLasso:
+        """Three groups: conv-like weights, fc weights, and the rest (batch norm, biases), which gets plain SGD."""
+        conv, fc, others = weight_groups(network)
+        groups = [(conv, self.decay_conv), (fc, self.decay_fc), (others, 0.0)]
+        settings = [{"params": weights, "decay": decay} for weights, decay in groups if weights]
+        return BetaLasso(settings, lr=recipe.learning_rate, beta=self.beta)
+
+    def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
+        """`nonzero/LAYER` for each layer of the first two groups."""
+        return {f"nonzero/{name}": float(count) for name, count in nonzeros(network).items()}
+
+
+def is_conv_like(layer: nn.Module) -> bool:
+    """A convolution, or a layer that stands in the place of one: locally or fully connected."""
+    return isinstance(layer, nn.Conv2d | LocallyConnected2d | InPlaceOfConv)
+
+
+def weight_groups(network: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The parameters of `network`, each once: conv-like weights, weights of other linear layers, and the rest."""
+    conv_like = {id(layer.weight): is_conv_like(layer) for layer in maskable(network).values()}
+    groups: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    for parameter in network.parameters():
+        kind = conv_like.get(id(parameter))
+        groups[2 if kind is None else 0 if kind else 1].append(parameter)
+    return groups
+
+
+def nonzeros(network: nn.Module) -> dict[str, int]:
+    """How many weights of each convolution, linear and locally connected layer of `network` are not zero, by name."""
+    weights = {name: cast(Tensor, layer.weight) for name, layer in maskable(network).items()}
+    return {name: int(weight.count_nonzero()) for name, weight in weights.items()}

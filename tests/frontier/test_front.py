@@ -1,0 +1,72 @@
+"""From runs to settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas
+import pytest
+
+from paredown.frontier.axes import Axis, budgets
+from paredown.frontier.front import best, dominated_area, settings, staircase
+from paredown.frontier.seeds import ON_FRONT, UNDECIDED
+
+X, Y = Axis("cost/macs"), Axis("final/top1")
+POINTS = {
+    "small": (10, [60, 61, 62]),
+    "middle": (20, [89, 90, 91]),
+    "like middle": (20, [88, 90, 90]),
+    "big": (60, [92]),
+}
+
+
+@pytest.fixture
+def runs() -> pandas.DataFrame:
+    rows = [
+        {"setting": name, "seed": seed, X.name: macs, Y.name: float(value)}
+        for name, (macs, values) in POINTS.items()
+        for seed, value in enumerate(values)
+    ]
+    return pandas.DataFrame(rows)
+
+
+def test_a_setting_is_a_row(runs) -> None:
+    table = settings(runs, X, Y)
+    assert list(table.index) == ["small", "like middle", "middle", "big"]  # by cost
+    assert table["seeds"].to_dict() == {"small": 3, "middle": 3, "like middle": 3, "big": 1}
+    assert table.loc["middle", "y"] == 90 and table.loc["middle", "y_high"] == pytest.approx(
+        90 + 4.3027 / np.sqrt(3), abs=1e-4
+    )
+    assert np.isnan(table.loc["big", "y_low"]) and table.loc["small", "x_low"] == 10
+    assert table["front"].to_dict() == {"small": True, "middle": True, "like middle": False, "big": True}
+    assert table["state"].to_dict() == {
+        "small": ON_FRONT,
+        "middle": UNDECIDED,
+        "like middle": UNDECIDED,
+        "big": UNDECIDED,
+    }
+    assert list(table.index[table["knee"]]) == ["middle"]
+
+
+def test_the_best_under_a_budget_and_who_is_as_good(runs) -> None:
+    recorded = [X.name, Y.name]
+    assert best(runs, Y, budgets("macs<=30", recorded)) == ("middle", ["like middle"])
+    assert best(runs, Y, []) == ("big", ["middle", "like middle", "small"])  # one seed is told apart from nothing
+    assert best(runs, Y, budgets("macs<5", recorded)) is None
+
+
+def test_the_area_needs_a_seed_that_all_have(runs) -> None:
+    """Seed by seed, reference (100, 50), ideal (0, 100): steps of (20-10) x (60-50) and (100-20) x (89-50) ..."""
+    three = runs[runs["setting"] != "big"]
+    areas = [(10 * (low - 50) + 80 * (high - 50)) / 5000 for low, high in ((60, 89), (61, 90), (62, 91))]
+    found = dominated_area(three, X, Y, (100, 50), (0, 100))
+    assert found is not None and (found.mean, found.seeds) == (pytest.approx(np.mean(areas)), 3)
+    one = dominated_area(runs, X, Y, (100, 50), (0, 100))
+    assert one is not None and one.seeds == 1 and np.isnan(one.low)
+    assert dominated_area(runs[runs.index != 0].query("setting in ('small', 'big')"), X, Y, (100, 50), (0, 100)) is None
+
+
+def test_the_staircase_runs_along_the_dominated_area() -> None:
+    points = np.array([(1, 1), (2, 3), (2, 2), (4, 4)])
+    assert staircase(points, X, Y) == [(1, 1), (2, 1), (2, 3), (4, 3), (4, 4)]
+    faster = Axis("cost/speed_up")
+    assert staircase(np.array([(1, 3), (2, 1)]), faster, Y) == [(1, 3), (1, 1), (2, 1)]

@@ -1,0 +1,154 @@
+"""Reports from recorded runs: who is on the front, what it took, what is said of what is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from paredown.errors import UserError
+from paredown.frontier.seeds import DOMINATED, ON_FRONT
+from paredown.report.build import build
+from paredown.report.request import Request
+
+
+@pytest.fixture(scope="module")
+def ask(recorded):
+    return lambda **values: build(Request(output=str(recorded.folder), **values))
+
+
+@pytest.fixture(scope="module")
+def whole(ask):
+    return ask(sweep="whole", budget="speed_up>=2")
+
+
+def test_settings_are_runs_under_several_seeds(whole) -> None:
+    points = whole.points
+    assert points["seeds"].to_dict() == {"dense": 3, "ssc speed_up=4": 3, "ssc speed_up=3": 3}
+    assert points["state"].to_dict() == {"dense": ON_FRONT, "ssc speed_up=4": ON_FRONT, "ssc speed_up=3": DOMINATED}
+    assert points.loc["dense", "y"] == pytest.approx(91.1)
+    assert whole.scope == "resnet20 on cifar10: 3 settings, 9 runs, 3 seeds"
+    assert whole.best == ("ssc speed_up=4", []) and whole.chosen.setting == "ssc speed_up=4"
+    assert whole.chosen.latency == (4, 2) and whole.chosen.layers[1]["blueprint"]["rank"] == 5
+
+
+def test_what_is_missing_is_said(whole) -> None:
+    assert "runs not shown: 1 failed" in whole.missing
+    assert "settings and seeds recorded twice, the last is shown: 1" in whole.missing
+
+
+def test_shared_stages_are_counted_once(whole) -> None:
+    """Nine runs of two stages of 5 epochs: three stages 'pretrain', one a seed, serve three runs each."""
+    price = whole.price
+    assert (price.stages, price.reused) == (12, 6)
+    assert price.total == {"epochs": 60, "seconds": 120, "macs": 12e9}
+    assert price.saved == {"epochs": 30, "seconds": 60, "macs": 6e9}
+    assert price.settings.loc["dense"].to_dict() == {"epochs": 10, "seconds": 20, "macs": 2e9, "shared": 0.5, "runs": 3}
+
+
+def test_published_rows_lie_where_their_speed_up_puts_them(whole) -> None:
+    """SVD training's ResNet-20: 18 rows with a base; at 3.87x and 90.89 % lies table 3, row 11."""
+    rows = whole.published.set_index("id")
+    assert len(rows) == 18 and set(rows["paper"]) == {"svd_training"}
+    assert rows.loc["svd_training/table3/11", "x"] == pytest.approx(40_813_184 / 3.87)
+    assert rows.loc["svd_training/table3/11", "y"] == 90.89
+    assert "<b>suspect</b>" in rows.loc["svd_training/table3/5", "text"]
+    assert "rows of svd_training without final/top1: 7; 7 of them have gain/top1" in whole.not_compared
+    assert "costs counted by conv, where ours are by conv_fc: 18 rows" in whole.not_compared
+
+
+def test_gains_bring_the_baselines_in(ask) -> None:
+    report = ask(sweep="whole", x="cost/speed_up", y="gain/top1")
+    assert set(report.published["method"]) >= {"svd_training", "trp", "sfp", "cnn_fcf"}
+    assert "runs without gain/top1, not shown: 3 of 9" in report.missing
+
+
+def test_another_network_is_not_compared(make_records) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 90.0, params={"model": {"depth": 8, "width": 1, "shortcut": "B", "block": "basic"}})
+    report = build(Request(output=str(records.folder), dataset="cifar10"))
+    assert report.published.empty
+    assert report.not_compared == [
+        "rows of svd_training on another network than these runs, resnet20 as in conf/model/resnet20.yaml: 25"
+    ]
+
+
+def test_one_seed_gets_no_interval_and_that_is_said(ask) -> None:
+    report = ask(sweep="mixed", dataset="digits")
+    assert report.points[["y_low", "y_high"]].isna().all(axis=None)
+    assert "settings of one seed, without interval and told apart by counted costs alone: 2 of 2" in report.missing
+    assert report.chosen.layers is None and any("has no layers.json" in line for line in report.missing)
+    assert report.parent is None and all(area.seeds == 1 for area in report.areas.values())
+    assert report.not_compared == ["no published row is on digits with resnet20"]
+
+
+def test_everything_recorded_leaves_debug_runs_out(ask) -> None:
+    report = ask(dataset="cifar10", model="resnet20")
+    assert "debug runs left out: 1" in report.missing and report.points["y"].min() > 50
+    # dense under another recipe is another setting, and says which
+    assert {"dense epochs=3", "ssc speed_up=4"} <= set(report.points.index)
+
+
+def test_runs_by_id(ask, recorded) -> None:
+    found = ask(sweep="whole").runs
+    ids = tuple(found["run_id"][:3])
+    assert set(ask(runs=ids).runs["run_id"]) == set(ids)
+
+
+def test_runs_that_a_later_sweep_took_over_still_belong_to_the_first(make_records) -> None:
+    records = make_records()
+    records.sweep("first", "dense-0", "ssc-0", "ssc-1")
+    records.experiment("dense", 0, 90.0, tags={"sweep": "second"})
+    records.experiment("ssc", 0, 89.0, 4, tags={"sweep": "first"})
+    records.experiment("ssc", 7, 88.0, 4, tags={"sweep": "second"})
+    report = build(Request(output=str(records.folder), sweep="first"))
+    assert sorted(report.runs["name"]) == ["dense-0", "ssc-0"]
+    assert "experiments of the sweep that have not begun: 1" in report.missing
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"sweep": "waiting"}, r"waiting: no run is finished yet \(runs not shown: 1 running\)"),
+        (
+            {"sweep": "mixed"},
+            r"several data sets, digits \(2\), cifar10 \(1\): one front needs one, give",
+        ),
+        ({"sweep": "whol"}, "nothing is recorded of sweep 'whol': did you mean whole"),
+        ({"dataset": "cifar1"}, "nothing is recorded of dataset 'cifar1': did you mean cifar10"),
+        ({"sweep": "whole", "dataset": "digits"}, "nothing is recorded of sweep whole and dataset digits together"),
+        (
+            {"sweep": "whole", "y": "final/top2"},
+            "no metric 'final/top2' is recorded in these runs: did you mean final/top1",
+        ),
+        ({"sweep": "whole", "budget": "speed_up=3"}, "cannot read budget 'speed_up=3'"),
+        ({"runs": ("0123456789abcdef",)}, "no run '0123456789abcdef' is recorded"),
+        ({"sweep": "whole", "uri": "ftp://host"}, "is no tracking URI"),
+    ],
+)
+def test_a_mistake_is_one_line(ask, values, line) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        ask(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_records_at_all(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"nothing is recorded in .*mlflow\.db: give output=FOLDER or tracking\.uri"):
+        build(Request(sweep="a", output=str(tmp_path)))
+    assert not list(tmp_path.iterdir())  # asking makes no database
+
+
+def test_what_does_not_compare_is_refused(make_records) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 90.0)
+    records.experiment("dense", 0, 92.0, tags={"model": "resnet32", "device": "gpu"}, params={"model": {"depth": 32}})
+    for x, line in (
+        ("cost/speed_up", "each model's own dense network"),
+        ("latency/ms", "on several devices, cpu, gpu"),
+    ):
+        with pytest.raises(UserError, match=line):
+            build(Request(output=str(records.folder), dataset="cifar10", x=x))
+    assert len(build(Request(output=str(records.folder), dataset="cifar10")).points) == 2
+
+
+def test_no_setting_under_the_budget(ask) -> None:
+    report = ask(sweep="whole", budget="speed_up>=100")
+    assert report.best is None and "no setting keeps cost/speed_up >= 100" in report.missing
