@@ -55,4 +55,6 @@ def _run(words: list[str], only_plan: bool) -> bool:
     logging.getLogger("paredown").setLevel(logging.WARNING)
     board = run(planned)
     show_results(board)
+    if (report := planned.folder / "report.html").is_file():
+        print(f"report   {report}\nMLflow   make dashboard")
     return bool(board.failed)
