@@ -51,7 +51,7 @@ def _reproduce(name: str, overrides: list[str]) -> None:
 
     config = compose(overrides)
     found = reproduce(name, overrides, config["seeds"], execute.run)
-    show(found, found.save(Path(config["output"]).expanduser().resolve()))
+    show([found], found.save(Path(config["output"]).expanduser().resolve()).parent)
 
 
 def _help() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.blueprint import write_text
-from paredown.errors import UserError
+from paredown.errors import UserError, nearest
 from paredown.execute import Result
 from paredown.frontier.seeds import Estimate, estimate
 from paredown.published.settings import overrides, rows
@@ -62,6 +62,25 @@ def only_row(name: str) -> Mapping[str, Any]:
     if [row["id"] for row in found] != [name]:
         raise UserError(f"reproduce={name} is a table of {len(found)} rows: src/sweep.py runs it, or give {name}/1")
     return found[0]
+
+
+def runnable(name: str, model: str | None) -> tuple[dict[str, list[str]], str | None]:
+    """The overrides of every row of `name` that can be run, by the row's id; of `model` alone where it is given.
+    UserError where none can, saying what the first lacks."""
+    found, first = {}, None
+    every = rows(name)
+    models = {row["model"] for row in every}
+    if model and model not in models:
+        raise UserError(f"reproduce={name} has no row of model {model!r}: {nearest(model, models)}")
+    for row in every:
+        if model in (None, row["model"]):
+            try:
+                found[row["id"]] = overrides(row)
+            except UserError as error:
+                first = first or error
+    if not found and first:
+        raise first
+    return found, model
 
 
 def commands(row: Mapping[str, Any], typed: Sequence[str], seeds: int) -> list[list[str]]:
@@ -135,23 +154,27 @@ def _verdict(theirs: float, ours: Estimate) -> str:
     return "above" if ours.mean > theirs else "below"
 
 
-def show(found: Reproduction, path: Path) -> None:
-    """Print theirs, ours with its interval, the deviation and the verdict."""
+def show(every: Sequence[Reproduction], folder: Path) -> None:
+    """Print of each row theirs, ours with its interval, the deviation and the verdict; they were filed in `folder`."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "published", f"ours, {found.seeds} seed{'s' * (found.seeds > 1)}", "deviation", "verdict")
-    for item in found.comparisons:
-        printed = f"{item.theirs:g}" + ("" if item.spread is None else f" ± {item.spread:g}")
-        interval = "" if isnan(item.ours.low) else f" [{item.ours.low:.4g}, {item.ours.high:.4g}]"
-        table.add_row(item.quantity, printed, f"{item.ours.mean:.4g}{interval}", f"{item.deviation:+.4g}", item.verdict)
-    console, row = Console(), found.row
-    mark = f" ({row['mark']}: {row['note']})" if row["mark"] else ""
-    console.print(f"[bold]{row['id']}[/] {row['label']}, {row['model']}, {row['dataset']}{mark}", soft_wrap=True)
+    console, table = Console(), Table("row", "", "published", "ours", "deviation", "verdict")
+    for found in every:
+        row, name = found.row, found.row["id"]
+        mark = f" ({row['mark']}: {row['note']})" if row["mark"] else ""
+        head = f"{name}: {row['label']}, {row['model']}, {row['dataset']}, {found.seeds} seed{'s' * (found.seeds > 1)}"
+        console.print(f"{head}{mark}", soft_wrap=True, highlight=False, markup=False)
+        for item in found.comparisons:
+            printed = f"{item.theirs:g}" + ("" if item.spread is None else f" ± {item.spread:g}")
+            interval = "" if isnan(item.ours.low) else f" [{item.ours.low:.4g}, {item.ours.high:.4g}]"
+            ours = f"{item.ours.mean:.4g}{interval}"
+            table.add_row(name, item.quantity, printed, ours, f"{item.deviation:+.4g}", item.verdict)
+            name = ""
     console.print(table)
-    for reason in found.reasons:
+    for reason in dict.fromkeys(reason for found in every for reason in found.reasons):
         console.print(f"{NO_REPRODUCTION}: {reason}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"intervals: Student's t, 95 %\nfiled in {path}", soft_wrap=True, highlight=False)
+    console.print(f"intervals: Student's t, 95 %\nfiled in {folder}", soft_wrap=True, highlight=False)
 
 
 def _plain(value: Any) -> Any:

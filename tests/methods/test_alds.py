@@ -14,10 +14,11 @@ from paredown.config import compose
 from paredown.cost import count
 from paredown.errors import UserError
 from paredown.experiment import prepare
+from paredown.methods import _post_training
 from paredown.methods._alds_search import LayerErrors, layer_errors, least_ratio, level_within, search
 from paredown.methods.alds import ALDS, decomposable, designs_at, within
 from paredown.methods.lr_s2 import LRS2
-from paredown.plan import Changes, Edit, Fit, Network, Recipe, Target
+from paredown.plan import Changes, Context, Edit, Fit, Network, Recipe, Target
 from paredown.surgery.design_space import decompose
 
 RECIPE = Recipe(epochs=2)
@@ -169,3 +170,30 @@ def test_mistakes_are_one_line_before_anything_is_trained(words, says, tmp_path:
     with pytest.raises(UserError, match=says) as error:
         prepare(compose(["method=alds", *SMALL, *QUIET, f"output={tmp_path}", *words])).steps  # noqa: B018
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["method=alds", "speed_up=1.5"], ["method=lr_s2", "speed_up=1.5"], ["method=f_group"]]
+)
+def test_the_baselines_on_real_images(words, shared_data: Path, tmp_path: Path) -> None:
+    few = [f"dataset.root={shared_data / 'cifar10'}", "dataset.classes=2", "dataset.fraction=0.2", "recipe.epochs=2"]
+    small = ["dataset=cifar10", "model.depth=8", "recipe.batch_size=50", "tracking=off", *few, *QUIET]
+    tuned = ["method.finetune={epochs:1,learning_rate:0.01}"]
+    found = execute.run([*words, *small, *tuned, f"output={tmp_path}"]).metrics
+    assert found["cost/speed_up"] >= 1.5 and found["base/top1"] > 60
+    assert found["final/top1"] > 60 and found["decomposed/top1"] <= found["base/top1"] + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize("method", [ALDS(), LRS2(), LRS2(legacy_cost=True)], ids=["alds", "lr_s2", "legacy"])
+def test_networks_for_imagenet(method, model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_post_training, "_accuracy", lambda *_: {"top1": 0.0, "top5": 0.0})  # random weights
+    network = blueprint.create({"_target_": f"paredown.models.vision.{model}"}, (3, 224, 224))
+    before = count(network.module, network.input_shape).macs
+    edit = method.plan(Target("speed_up", 1.2), network, RECIPE)[1]
+    notes = edit.function(network, Context(None, torch.device("cpu"), 0), **edit.arguments)
+    depthwise = {name for name, m in network.module.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    assert notes["designs"] and not depthwise & set(notes["designs"])
+    assert 1.2 <= before / count(network.module, network.input_shape).macs < 1.3

@@ -101,3 +101,16 @@ def test_every_sweep_in_the_folder_composes(path) -> None:
     assert found and len({point.overrides for point in found}) == len(found)
     for config in compose_all([point.overrides for point in found]):
         assert config["names"]["method"]
+
+
+def test_a_published_table_is_a_sweep_of_its_rows() -> None:
+    sweep = load(["reproduce=svd_training/table3", "model=resnet20", "debug=fast", "resources.cpus=2"])
+    assert sweep.name == "reproduce-svd_training-table3-resnet20" and sweep.seeds == (0, 1, 2)
+    every = list(points(sweep))
+    assert len(every) == 18 * 3 and sweep.resources.cpus == 2
+    assert all("debug=fast" in point.overrides and "model=resnet20" in point.overrides for point in every)
+    rows = [word for point in every[:18] for word in point.overrides if word.startswith("reproduce=")]
+    assert rows == [f"reproduce=svd_training/table3/{number}" for number in range(1, 19)]
+    for words, says in ((["model=vgg19"], "no row of model 'vgg19'"), (["reproduce=nothing"], "no published row")):
+        with pytest.raises(UserError, match=says):
+            load(["reproduce=svd_training/table3", *words])

@@ -50,13 +50,15 @@ class Server:
 def test_mlflow_is_away_while_a_sweep_runs(written, tmp_path) -> None:
     server = Server(tmp_path)
     server.start()
-    sweep = Driver([*written("seeds: [0, 1, 2]\n"), *LONG, f"tracking.uri={server.uri}"])
+    arguments = [*written("seeds: [0, 1, 2]\n"), *LONG, f"tracking.uri={server.uri}"]
+    sweep = Driver(arguments)
     sweep.until(sweep.checkpoints)
     server.kill()
     sweep.until(lambda: len(sweep.results()) == 2)
     server.start()
     try:
         sweep.wait()
+        Driver(arguments).wait()  # sends what waits, where the sweep was over before the server was back
         assert runs(tmp_path / "db") == {"experiment FINISHED": 3, "sweep FINISHED": 1}
         assert children(tmp_path / "db") == 3 and epochs_recorded(tmp_path / "db") == [80] * 3
     finally:

@@ -112,6 +112,15 @@ class Board:
         return max((accuracy for _, accuracy in self.pairs()), default=None)
 
     @property
+    def reproduced(self) -> dict[str, list[str]]:
+        """The experiments of each published row that the sweep runs, by its name."""
+        found: dict[str, list[str]] = {}
+        for key, planned in self.planned.items():
+            if name := planned.experiment.config["reproduce"]:
+                found.setdefault(name, []).append(key)
+        return found
+
+    @property
     def front(self) -> list[tuple[float, float]]:
         """The (cost, accuracy) pairs that no other beats in both, the cheapest first."""
         best, kept = float("-inf"), []

@@ -7,9 +7,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paredown.cli import FAILED, INTERRUPTED, MISTAKE, end
 from paredown.errors import UserError
+
+if TYPE_CHECKING:
+    from paredown.sweep.board import Board
 
 HELP = Path(__file__).parent / "help.txt"
 
@@ -38,6 +42,20 @@ def main() -> None:
         sys.exit(FAILED)
 
 
+def _compare(board: Board) -> None:
+    """Set published rows, where the sweep is of such, beside what came out."""
+    from paredown.reproduce import compare, only_row, reasons, show
+
+    found = []
+    for name, keys in board.reproduced.items():
+        if metrics := [board.results[key] for key in keys if key in board.results]:
+            row, typed = only_row(name), board.plan.sweep.typed
+            found.append(compare(row, board.planned[keys[0]].overrides, metrics, reasons(row, typed)))
+    folders = [item.save(board.plan.output).parent for item in found]
+    if found:
+        show(found, folders[0])
+
+
 def _run(words: list[str], only_plan: bool) -> bool:
     from paredown.sweep.file import load
 
@@ -55,4 +73,7 @@ def _run(words: list[str], only_plan: bool) -> bool:
     logging.getLogger("paredown").setLevel(logging.WARNING)
     board = run(planned)
     show_results(board)
+    _compare(board)
+    if (report := planned.folder / "report.html").is_file():
+        print(f"report   {report}\nMLflow   make dashboard")
     return bool(board.failed)

@@ -142,12 +142,16 @@ SETTINGS = {f.name for f in fields(Sweep)} - {"name", "typed", "overrides"} | {"
 
 
 def load(words: Sequence[str]) -> Sweep:
-    """The sweep that `words` (the command line) ask for. Raises UserError for whatever is wrong with it or its file."""
+    """The sweep that `words` (the command line) ask for: a file, or published rows with reproduce=NAME.
+
+    Raises UserError for whatever is wrong with it or its file.
+    """
+    words, published = _published(words)
     own = [word for word in words if word.partition("=")[0].partition(".")[0] in SETTINGS]
     name = next((word.partition("=")[2] for word in own if word.startswith("sweep=")), "")
-    path = _find(name)
+    path = published.path if published else _find(name)
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        values: Any = published.values if published else OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         if not isinstance(values, dict):
             raise UserError(f"{path} is no sweep: it holds no settings (see docs/sweeps.md)")
         given = [_long_form(word) for word in own if not word.startswith("sweep=")]
@@ -155,6 +159,29 @@ def load(words: Sequence[str]) -> Sweep:
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
     return _checked(path, values, typed, tuple(word for word in words if word not in own))
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A table of a paper in place of a sweep file."""
+
+    path: Path
+    values: dict[str, Any]
+
+
+def _published(words: Sequence[str]) -> tuple[list[str], _Published | None]:
+    """What of `words` remains, and the rows that reproduce=NAME asks for; model=NAME chooses among them."""
+    given = dict(word.split("=", 1) for word in words if word.startswith(("reproduce=", "model=")))
+    if not (name := given.get("reproduce")):
+        return list(words), None
+    from paredown.reproduce import runnable
+
+    settings, model = runnable(name, given.get("model"))
+    stem = "-".join(["reproduce", *name.split("/"), *([model] if model else [])])
+    points = [[*row, f"reproduce={row_name}"] for row_name, row in settings.items()]
+    rest = [word for word in words if not word.startswith(("reproduce=", "model="))]
+    text = f"{len(points)} published rows of {name}"
+    return rest, _Published(Path(f"{stem}.yaml"), {"description": text, "points": points, "seeds": [0, 1, 2]})
 
 
 def points(sweep: Sweep) -> Iterator[Point]:

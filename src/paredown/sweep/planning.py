@@ -59,6 +59,11 @@ class Plan:
     output: Path
     tracking: Mapping[str, Any]
 
+    @property
+    def folder(self) -> Path:
+        """Where the sweep's own records and its report lie."""
+        return self.output / "sweeps" / self.sweep.name
+
     @cached_property
     def steps(self) -> dict[str, Step]:
         """Every distinct stage by its key, parents first."""

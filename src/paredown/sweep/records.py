@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from paredown.errors import UserError
 from paredown.sweep.board import Board
 from paredown.sweep.planning import Planned
 from paredown.tracking.client import check_uri, connect, outages_as
@@ -20,6 +21,7 @@ from paredown.tracking.tracker import PAUSE, Status, Tracker
 
 PARENT = "mlflow.parentRunId"
 BEAT = 2.0  # seconds between two looks at the journals: what came in between goes in one batch
+REPORT_PAUSE = 60.0  # seconds between two reports while the sweep runs
 GRACE = 10.0  # seconds in which a worker that was stopped lets go of its experiment
 
 log = logging.getLogger("paredown")
@@ -39,6 +41,7 @@ class Records:
         self._sent: set[str] = set()  # ended, all sent and adopted
         self._adopted: set[str] | None = None
         self._quiet_until = 0.0
+        self._reported, self._report_at = 0, time.monotonic() + REPORT_PAUSE  # results in the last report; the next one
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="records", daemon=True)
         self._thread.start()
@@ -61,10 +64,36 @@ class Records:
         counts |= {"failed": len(self.board.failed), "trainings": len(self.board.trained)}
         self.parent.finish(status, {name: str(count) for name, count in counts.items()})
         self._send()
+        if len(self.board.results) > len(self.board.reused) or not self.report.exists():
+            self._report(logging.WARNING)
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT):
             self._send()
+            if len(self.board.results) > self._reported and time.monotonic() > self._report_at:
+                self._report(logging.DEBUG)
+
+    @property
+    def report(self) -> Path:
+        """The page with the front, its answer and its price, beside the sweep's own records."""
+        return self.folder / "report.html"
+
+    def _report(self, level: int) -> None:
+        """Put the report on the sweep's page; what stands in its way is said at `level`, and costs the page alone."""
+        if self.uri is None or not self.board.results:
+            return
+        from paredown.report.publish import refresh
+        from paredown.report.request import Request
+
+        found, names = len(self.board.results), self.board.metrics
+        plan, output, folder = self.board.plan, str(self.board.plan.output), str(self.folder)
+        try:
+            refresh(
+                Request(plan.sweep.name, x=names.cost, y=names.accuracy, output=output, uri=self.uri, folder=folder)
+            )
+        except UserError as error:
+            log.log(level, "no report: %s", error)
+        self._reported, self._report_at = found, time.monotonic() + REPORT_PAUSE
 
     def _send(self) -> None:
         if self.uri is None or time.monotonic() < self._quiet_until:

@@ -45,10 +45,9 @@ def run(plan: Plan) -> Board:
 @contextmanager
 def _alone(plan: Plan) -> Iterator[Path]:
     """The sweep's own folder, held by one driver at a time."""
-    folder = plan.output / "sweeps" / plan.sweep.name
-    folder.mkdir(parents=True, exist_ok=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", blocking=False):
-            yield folder
+        with FileLock(plan.folder / ".lock", blocking=False):
+            yield plan.folder
     except Timeout as error:
-        raise UserError(f"sweep {plan.sweep.name} is running already (it holds {folder}/.lock)") from error
+        raise UserError(f"sweep {plan.sweep.name} is running already (it holds {plan.folder}/.lock)") from error

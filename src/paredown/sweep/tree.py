@@ -39,11 +39,11 @@ class Tree(Searcher):
         if time.monotonic() - self._looked < PAUSE:
             return None
         taken = {step.key for run in self.board.running.values() for step in run.planned.missing}
-        ready = [planned for planned in waiting if self._is_free(planned, taken)]
-        if not ready:
+        longest_first = sorted(waiting, key=lambda planned: -work(planned.missing))
+        chosen = next((planned for planned in longest_first if self._is_free(planned, taken)), None)
+        if chosen is None:
             self._looked = time.monotonic()
             return None
-        chosen = max(ready, key=lambda planned: work(planned.missing))
         self.runs[trial_id] = self.board.start(chosen)
         resources = self.board.plan.sweep.resources
         return {"work": json.dumps(specification(chosen, resources.cpus, resources.workers))}
