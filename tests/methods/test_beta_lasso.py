@@ -139,6 +139,25 @@ def test_the_whole_way(finished) -> None:
     assert result.metrics["description/vacuous"] == (result.metrics["description/gap"] > 1)
 
 
+def test_stopped_within_the_fit_it_goes_on_to_the_same_weights(
+    finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["method=beta_lasso", *SMALL, *QUIET, *STRONG, "trainer.checkpoint_seconds=0", f"output={tmp_path}"]
+    after_epoch = BetaLassoSteps.after_epoch
+
+    def stop(hook: BetaLassoSteps, module: nn.Module, epoch: int) -> dict[str, float]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return after_epoch(hook, module, epoch)
+
+    monkeypatch.setattr(BetaLassoSteps, "after_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        execute.run(words)
+    monkeypatch.setattr(BetaLassoSteps, "after_epoch", after_epoch)
+    ours, whole = (blueprint.load(result.state).state_dict() for result in (execute.run(words), finished[1]))
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+
+
 def test_its_figures(finished) -> None:
     experiment = prepared(finished[0], *STRONG)
     figures = experiment.method.figures(experiment.outcomes())
