@@ -103,6 +103,12 @@ def test_a_plan_is_transferred(tmp_path: Path, fits: list[str]) -> None:
     assert fits == ["train", "train", "transfer"] and result.metrics["cost/sparsity"] > 0.79
 
 
+def test_no_transfer_between_data_sets_of_other_classes(tmp_path: Path) -> None:
+    other = ["dataset@transfer.dataset=digits", "transfer.dataset.classes=5"]
+    with pytest.raises(UserError, match=r"no transfer from num_classes 5 to 10: take as many with dataset\.classes=N"):
+        execute.run(words(tmp_path, *other))
+
+
 def test_a_state_damaged_on_disk_is_named(tmp_path: Path) -> None:
     result = execute.run(words(tmp_path))
     (result.state / blueprint.WEIGHTS).write_bytes(b"short")

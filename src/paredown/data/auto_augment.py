@@ -113,11 +113,11 @@ def _contrast(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     """Against a blur by a 3 x 3 kernel of ones with 5 in its middle; the border has none."""
-    whole = images.float()
-    blurred = whole.clone()
-    rows = whole[:, :-2] + whole[:, 1:-1] + whole[:, 2:]
-    sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * whole[:, 1:-1, 1:-1]
-    blurred[:, 1:-1, 1:-1] = (sums / 13).round()
+    whole = images.short()
+    rows = (whole[:, :-2] + whole[:, 1:-1]).add_(whole[:, 2:])
+    sums = (rows[:, :, :-2] + rows[:, :, 1:-1]).add_(rows[:, :, 2:]).add_(whole[:, 1:-1, 1:-1], alpha=4)
+    blurred = images.clone()
+    blurred[:, 1:-1, 1:-1] = sums.float().div_(13).round_()
     return _blend(images, blurred, magnitude)
 
 
@@ -141,54 +141,61 @@ def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
 def _equalize(images: Tensor, _: Tensor) -> Tensor:
     """Each channel through the table that evens out its histogram."""
     count, height, width, channels = images.shape
-    values = images.permute(0, 3, 1, 2).reshape(count * channels, height * width).long()
-    histogram = values.new_zeros(len(values), 256).scatter_add_(1, values, torch.ones_like(values))
+    values = images.flatten(1, 2).transpose(1, 2).flatten(0, 1).long()  # a row per channel of an image
+    first = 256 * torch.arange(len(values), device=images.device)[:, None]
+    histogram = torch.bincount((values + first).flatten(), minlength=256 * len(values)).view(-1, 256)
     step = (height * width - histogram.gather(1, values.amax(dim=1, keepdim=True))) // 255
     table = (histogram.cumsum(1) + step // 2) // step.clamp(min=1)
     table = pad(table, (1, 0))[:, :-1].clamp(0, 255)
-    even = torch.where(step == 0, values, table.gather(1, values)).to(torch.uint8)
-    return even.view(count, channels, height, width).permute(0, 2, 3, 1)
+    table = torch.where(step == 0, torch.arange(256, device=images.device), table).to(torch.uint8)
+    return table.gather(1, values).view(count, channels, height, width).permute(0, 2, 3, 1)
 
 
-def _warp(images: Tensor, rows: list[list[Tensor | float]]) -> Tensor:
-    """Each pixel from the nearest to `rows` (2, 3) @ (x, y, 1), in pixels from the centre; 0 from outside."""
+Coefficients = tuple[Tensor | float, Tensor | float, Tensor | float]
+STAY_ACROSS, STAY_DOWN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
+
+
+def _warp(images: Tensor, across: Coefficients, down: Coefficients) -> Tensor:
+    """Each pixel from the nearest to (`across`, `down`) @ (x, y, 1), in pixels from the centre; 0 from outside."""
     count, height, width, channels = images.shape
-    x, y = (torch.arange(n, device=images.device, dtype=torch.float64) - (n - 1) / 2 for n in (width, height))
-    column, row = (
-        (_column(a) * x[None, None] + _column(b) * y[None, :, None] + _column(c)).expand(count, height, width)
-        for a, b, c in rows
-    )
-    column, row = ((column + (width - 1) / 2).round().long(), (row + (height - 1) / 2).round().long())
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = torch.where(inside, row * width + column, 0).flatten(1)[..., None].expand(-1, -1, channels)
-    moved = images.reshape(count, height * width, channels).gather(1, source).view_as(images)
-    return moved * inside[..., None]
+    column, row = _source(across, height, width, width, images), _source(down, height, width, height, images)
+    inside = ((column >= 0) & (column < width)) & ((row >= 0) & (row < height))
+    first = (height * width * torch.arange(count, device=images.device))[:, None, None]
+    pixels = torch.cat([images.reshape(-1, channels), images.new_zeros(1, channels)])
+    source = torch.where(inside, column + row * width + first, len(pixels) - 1)
+    return pixels.index_select(0, source.flatten()).view_as(images)
 
 
-def _column(value: Tensor | float) -> Tensor | float:
-    return value[:, None, None] if isinstance(value, Tensor) else value
+def _source(coefficients: Coefficients, height: int, width: int, length: int, like: Tensor) -> Tensor:
+    """The nearest row or column, of `length`, for each pixel: (n or 1, H or 1, W or 1), what it does not depend on left
+    out."""
+    x, y = (torch.arange(n, device=like.device, dtype=torch.float64) - (n - 1) / 2 for n in (width, height))
+    a, b, c = (value[:, None, None] if isinstance(value, Tensor) else value for value in coefficients)
+    along_x = torch.zeros(1, device=like.device) if isinstance(a, float) and a == 0 else a * x
+    along_y = torch.zeros(1, 1, device=like.device) if isinstance(b, float) and b == 0 else b * y[:, None]
+    return (along_x + (c + (length - 1) / 2) + along_y).round_().long()
 
 
 def _shear_x(images: Tensor, slope: Tensor) -> Tensor:
-    return _warp(images, [[1.0, slope, slope * (images.shape[1] / 2)], [0.0, 1.0, 0.0]])  # the top edge stays
+    return _warp(images, (1.0, slope, slope * (images.shape[1] / 2)), STAY_DOWN)  # the top edge stays
 
 
 def _shear_y(images: Tensor, slope: Tensor) -> Tensor:
-    return _warp(images, [[1.0, 0.0, 0.0], [slope, 1.0, slope * (images.shape[2] / 2)]])
+    return _warp(images, STAY_ACROSS, (slope, 1.0, slope * (images.shape[2] / 2)))
 
 
 def _translate_x(images: Tensor, pixels: Tensor) -> Tensor:
-    return _warp(images, [[1.0, 0.0, -pixels.trunc()], [0.0, 1.0, 0.0]])
+    return _warp(images, (1.0, 0.0, -pixels.trunc()), STAY_DOWN)
 
 
 def _translate_y(images: Tensor, pixels: Tensor) -> Tensor:
-    return _warp(images, [[1.0, 0.0, 0.0], [0.0, 1.0, -pixels.trunc()]])
+    return _warp(images, STAY_ACROSS, (0.0, 1.0, -pixels.trunc()))
 
 
 def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Counter-clockwise about the centre."""
     cosine, sine = (degrees * (math.pi / 180)).cos(), (degrees * (math.pi / 180)).sin()
-    return _warp(images, [[cosine, -sine, 0.0], [sine, cosine, 0.0]])
+    return _warp(images, (cosine, -sine, 0.0), (sine, cosine, 0.0))
 
 
 # images (n, H, W, 3) uint8 and magnitudes (n,) float64 to images

@@ -61,6 +61,13 @@ class Report:
     parent: str | None
 
     @property
+    def labelled(self) -> pandas.DataFrame:
+        """`points` as they are drawn: by method, and where there are several models by method and model."""
+        if self.points["model"].nunique() < 2:
+            return self.points
+        return self.points.assign(method=self.points["method"] + ", " + self.points["model"])
+
+    @property
     def scope(self) -> str:
         """What it is on, in a line."""
         models = ", ".join(sorted(set(self.runs["model"])))

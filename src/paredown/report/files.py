@@ -20,7 +20,7 @@ COLUMNS += ["front", "knee", "counting", "mark", "note", "link"]
 
 def write(report: Report, folder: Path) -> list[Path]:
     """Write the four files into `folder`, made where it is not there; their paths. UserError where it cannot be."""
-    drawn = (report.points, report.published, report.x, report.y)
+    drawn = (report.labelled, report.published, report.x, report.y)
     paths = [folder / name for name in ("report.html", "front.html", "front.png", "front.csv")]
     try:
         folder.mkdir(parents=True, exist_ok=True)

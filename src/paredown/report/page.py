@@ -34,7 +34,7 @@ def render(report: Report) -> str:
     from plotly.offline import get_plotlyjs
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text())
-    drawn = figure.draw(report.points, report.published, report.x, report.y, report.bounds)
+    drawn = figure.draw(report.labelled, report.published, report.x, report.y, report.bounds)
     layers = report.chosen.layers
     columns, prices = extra_columns(report), report.price.settings
     return template.render(

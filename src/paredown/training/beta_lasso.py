@@ -49,12 +49,13 @@ class BetaLasso(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights: list[Tensor] = [weight for weight in group["params"] if weight.grad is not None]
-            directions: list[Tensor] = [weight.grad for weight in weights]  # type: ignore[misc]
-            if weights and group["decay"]:
-                signs = torch._foreach_sign(weights)  # before the step
-                directions = list(torch._foreach_add(directions, signs, alpha=group["decay"]))
-            if weights:
-                torch._foreach_add_(weights, directions, alpha=-group["lr"])
+            gradients: list[Tensor] = [weight.grad for weight in weights]  # type: ignore[misc]
+            if not weights:
+                continue
+            signs = torch._foreach_sign(weights) if group["decay"] else None  # before the step
+            torch._foreach_add_(weights, gradients, alpha=-group["lr"])
+            if signs:
+                torch._foreach_add_(weights, signs, alpha=-group["lr"] * group["decay"])
             for weight in weights if (threshold := group["beta"] * group["decay"]) else ():
                 zero_below(weight, threshold)
         return loss
