@@ -163,7 +163,8 @@ def show(every: Sequence[Reproduction], folder: Path) -> None:
     for found in every:
         row, name = found.row, found.row["id"].rpartition("/")[2]
         mark = f" ({row['mark']}: {row['note']})" if row["mark"] else ""
-        head = f"{row['id']}: {row['label']}, {row['model']}, {row['dataset']}, {found.seeds} seed{'s' * (found.seeds > 1)}"
+        seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
+        head = ", ".join([f"{row['id']}: {row['label']}", row["model"], row["dataset"], seeds])
         console.print(f"{head}{mark}", soft_wrap=True, highlight=False, markup=False)
         for item in found.comparisons:
             printed = f"{item.theirs:g}" + ("" if item.spread is None else f" ± {item.spread:g}")
