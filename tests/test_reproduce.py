@@ -10,7 +10,7 @@ import pytest
 from paredown.errors import UserError
 from paredown.execute import Result
 from paredown.published.settings import rows
-from paredown.reproduce import NO_REPRODUCTION, commands, compare, only_row, reasons, reproduce
+from paredown.reproduce import NOT_COMPARABLE, commands, compare, only_row, reasons, reproduce
 
 ROW = rows("svd_training/table3/11")[0]  # gain -0.10 over 90.99, speed-up 3.87
 
@@ -31,7 +31,7 @@ def test_verdicts() -> None:
     assert verdicts(-0.6, -0.5, -0.4)["gain_top1"] == "below"
     assert verdicts(0.04, 0.14, 0.24)["gain_top1"] == "within" and verdicts(0.05, 0.15, 0.25)["gain_top1"] == "above"
     assert verdicts(-0.1)["gain_top1"] == "one seed: no interval"
-    assert set(verdicts(-0.1, -0.1, why=("debug",)).values()) == {NO_REPRODUCTION}
+    assert set(verdicts(-0.1, -0.1, why=("debug",)).values()) == {NOT_COMPARABLE}
 
 
 def test_the_numbers_compared() -> None:

@@ -17,7 +17,7 @@ from paredown.published.settings import overrides, rows
 
 # What a user may set without asking another question than the row's.
 HARMLESS = ("seed", "seeds", "output", "trainer", "tracking", "latency", "dataset.root", "dataset.cache", "reproduce")
-NO_REPRODUCTION = "not a reproduction"
+NOT_COMPARABLE = "not comparable"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def compare(
         if not isnan(row[column]) and len(ours) == len(metrics):
             spread = row.get(f"{column}_std", float("nan"))
             numbers = estimate(ours)
-            verdict = NO_REPRODUCTION if why_not else _verdict(row[column], numbers)
+            verdict = NOT_COMPARABLE if why_not else _verdict(row[column], numbers)
             found.append(Comparison(column, row[column], None if isnan(spread) else spread, numbers, verdict))
     return Reproduction(row, words, len(metrics), tuple(found), tuple(why_not))
 
@@ -161,9 +161,10 @@ def show(every: Sequence[Reproduction], folder: Path) -> None:
 
     console, table = Console(), Table("row", "", "published", "ours", "deviation", "verdict")
     for found in every:
-        row, name = found.row, found.row["id"]
+        row, name = found.row, found.row["id"].rpartition("/")[2]
         mark = f" ({row['mark']}: {row['note']})" if row["mark"] else ""
-        head = f"{name}: {row['label']}, {row['model']}, {row['dataset']}, {found.seeds} seed{'s' * (found.seeds > 1)}"
+        seeds = f"{found.seeds} seed{'s' * (found.seeds > 1)}"
+        head = ", ".join([f"{row['id']}: {row['label']}", row["model"], row["dataset"], seeds])
         console.print(f"{head}{mark}", soft_wrap=True, highlight=False, markup=False)
         for item in found.comparisons:
             printed = f"{item.theirs:g}" + ("" if item.spread is None else f" ± {item.spread:g}")
@@ -173,7 +174,7 @@ def show(every: Sequence[Reproduction], folder: Path) -> None:
             name = ""
     console.print(table)
     for reason in dict.fromkeys(reason for found in every for reason in found.reasons):
-        console.print(f"{NO_REPRODUCTION}: {reason}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"not a reproduction: {reason}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"intervals: Student's t, 95 %\nfiled in {folder}", soft_wrap=True, highlight=False)
 
 
