@@ -30,8 +30,8 @@ class LocallyConnected2d(CompressedLayer):
         self.output_size = tuple((side + 2 * padding - kernel_size) // stride + 1 for side in size)
         taps = in_channels * kernel_size**2
         self.weight = nn.Parameter(torch.empty(math.prod(self.output_size), taps, out_channels))
-        seen = self._patches(torch.ones(1, in_channels, *self.size))
-        self.register_buffer("live", seen.permute(2, 1, 0) > 0, persistent=False)  # (positions, taps, 1)
+        seen = self._patches(torch.ones(1, in_channels, *self.size))[0].flatten(2).flatten(0, 1)
+        self.register_buffer("live", seen[..., None] > 0, persistent=False)  # (positions, taps, 1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -55,7 +55,7 @@ class LocallyConnected2d(CompressedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, F, H', W')."""
-        patches = self._patches(x).permute(2, 0, 1)
+        patches = self._patches(x).permute(1, 2, 0, 3, 4, 5).flatten(3).flatten(0, 1)  # (positions, B, taps): one copy
         return torch.bmm(patches, self.used_weight()).permute(1, 2, 0).unflatten(2, self.output_size)
 
     def used_weight(self) -> Tensor:
@@ -75,22 +75,33 @@ class LocallyConnected2d(CompressedLayer):
         positions, taps, outputs = self.weight.shape
         conv = nn.Conv2d(positions * taps, positions * outputs, 1, groups=positions, bias=False, device="meta")
         conv.weight = nn.Parameter(self.effective_weight().detach().transpose(1, 2).reshape(-1, taps, 1, 1).clone())
-        unfold = nn.Unfold(self.kernel_size, padding=self.padding, stride=self.stride)
-        return nn.Sequential(unfold, _ToGroups(), conv, _ToMaps(outputs, self.output_size)).train(self.training)
+        groups = _ToGroups(self.kernel_size, self.stride, self.padding)
+        return nn.Sequential(groups, conv, _ToMaps(outputs, self.output_size)).train(self.training)
 
     def _patches(self, x: Tensor) -> Tensor:
-        return functional.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        return patches(x, self.kernel_size, self.stride, self.padding)
 
     def extra_repr(self) -> str:
         shape = f"{self.in_channels}, {self.out_channels}, size={self.size}, kernel_size={self.kernel_size}"
         return f"{shape}, stride={self.stride}, padding={self.padding}"
 
 
-class _ToGroups(nn.Module):
-    """Patches (B, taps, positions) as channels (B, positions * taps, 1, 1)."""
+def patches(x: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:
+    """The patches (B, H', W', C, k, k) of x (B, C, H, W): a view of the padded maps, where `functional.unfold` copies,
+    which takes several times as long."""
+    padded = functional.pad(x, (padding,) * 4)
+    return padded.unfold(2, kernel_size, stride).unfold(3, kernel_size, stride).permute(0, 2, 3, 1, 4, 5)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        return patches.transpose(1, 2).flatten(1)[..., None, None]
+
+class _ToGroups(nn.Module):
+    """Maps (B, C, H, W) as the taps of each position: channels (B, positions * taps, 1, 1)."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return patches(x, *self.shape).flatten(1)[..., None, None]
 
 
 class _ToMaps(nn.Module):
