@@ -33,14 +33,14 @@ class Driver:
             command = [sys.executable, str(SWEEP), *words]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=self.output.parent)
 
-    def wait(self, code: int = 0, seconds: float = 180) -> str:
+    def wait(self, code: int = 0, seconds: float = 400) -> str:
         """What it printed, after it ended with `code`."""
         found = self.process.wait(timeout=seconds)
         text = self.log.read_text()
         assert found == code, f"exit code {found}: {text}"
         return text
 
-    def until(self, there: Callable[[], object], seconds: float = 90) -> None:
+    def until(self, there: Callable[[], object], seconds: float = 240) -> None:
         """Wait until `there()`; an error if the sweep ends before."""
         end = time.monotonic() + seconds
         while not there():

@@ -33,7 +33,7 @@ def test_a_node_dies_another_joins_and_nothing_is_lost(written, head) -> None:
         sweep.until(lambda: len(sweep.checkpoints()) >= 2)  # one fit on each node
         other.kill()
         nodes.append(Node(head.address))
-        said = sweep.wait(seconds=240)
+        said = sweep.wait()
     finally:
         nodes[-1].kill()
     assert "4 of 4 experiments done" in said and fits(sweep.output) == 4
