@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from paredown import blueprint
 from paredown.description_length import Description, describe
@@ -116,6 +115,9 @@ def pack(network: Network, context: Context, batch: int) -> dict[str, dict[str, 
 
 
 def _milliseconds(layer: nn.Module, inputs: Tensor) -> float:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # what it says of CUDA is of no use here
+    from torch.utils.benchmark import Timer
+
     timer = Timer("layer(inputs)", globals={"layer": layer, "inputs": inputs}, num_threads=torch.get_num_threads())
     with torch.inference_mode():
         return 1e3 * float(timer.blocked_autorange(min_run_time=0.05).median)
