@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-
 import pytest
 from driving import LONG, Driver, children, epochs_recorded, runs
-from nodes import free_port
 
+from mlflow_server import Server
 from paredown.sweep.board import Board
 from paredown.sweep.file import load
 from paredown.sweep.planning import plan
@@ -20,35 +13,9 @@ from paredown.sweep.records import Records
 from paredown.sweep.work import perform, specification
 
 
-class Server:
-    def __init__(self, folder) -> None:
-        self.port, self.folder = free_port(), folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", f"--port={self.port}", "--workers=1"]
-        command += [
-            f"--backend-store-uri=sqlite:///{self.folder}/db",
-            f"--artifacts-destination={self.folder}/artifacts",
-        ]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError("the server did not start")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.mark.slow
 def test_mlflow_is_away_while_a_sweep_runs(written, tmp_path) -> None:
-    server = Server(tmp_path)
+    server = Server(tmp_path, f"sqlite:///{tmp_path}/db")
     server.start()
     arguments = [*written("seeds: [0, 1, 2]\n"), *LONG, f"tracking.uri={server.uri}"]
     sweep = Driver(arguments)

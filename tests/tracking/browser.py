@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from mlflow_server import free_port
 
 NEEDED = [
     "headless",
@@ -30,13 +31,6 @@ def missing() -> str:
     """The name of the program that is not installed, or ''."""
     names = ("chromedriver", "chromium")
     return next((name for name in names if shutil.which(name) is None), "")
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Browser:

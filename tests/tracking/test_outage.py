@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,39 +10,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import free_port
 from stores import contents, expected, query, record
 
+from mlflow_server import Server
 from paredown.tracking.tracker import Tracker, send_waiting
 
 pytestmark = pytest.mark.slow
-
-
-class Server:
-    """`mlflow server` on a loopback port, with its database and artifacts in `folder`."""
-
-    def __init__(self, folder: Path, database: str) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, "-m", "mlflow", "server", f"--port={self.port}", "--workers=1"]
-        self.command += [f"--backend-store-uri={database}", f"--artifacts-destination={folder / 'artifacts'}"]
-
-    def start(self) -> None:
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = subprocess.Popen(
-            self.command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
-        )
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError("the server did not start")
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture

@@ -20,14 +20,6 @@ RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.05)
 MACHINE = Machine(accelerator="cpu", checkpoint_seconds=0, progress=False)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    cache = str(tmp_path_factory.mktemp("cache"))
-    digits = Digits(name="digits", mean=[0.3053], std=[0.3763], fraction=0.2, cache=cache, augment={"crop": 1})
-    digits.prepare()
-    return digits
-
-
 def start() -> Network:
     torch.manual_seed(0)
     return blueprint.create(ARCHITECTURE, (1, 8, 8))

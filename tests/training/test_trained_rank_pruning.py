@@ -165,14 +165,6 @@ def test_two_steps_are_those_of_sgd_written_out(form: Literal["channel", "spatia
         np.testing.assert_allclose(matrix(weight.detach(), form).numpy(), w, atol=1e-12)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    cache = str(tmp_path_factory.mktemp("cache"))
-    digits = Digits(name="digits", mean=[0.3053], std=[0.3763], fraction=0.2, cache=cache, augment={"crop": 1})
-    digits.prepare()
-    return digits
-
-
 def train(
     data: Digits, folder: Path, *hooks: TrainedRankPruning, stop_after: int | None = None, **changes: object
 ) -> tuple[nn.Module, list[Row]]:
