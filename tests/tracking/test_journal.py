@@ -65,6 +65,7 @@ def test_missing_artifact_is_refused_at_once(tmp_path):
 @given(st.text(alphabet="aB1_-.: /é\n%$\\", max_size=8))
 @example("val/top1")
 @example("a" * 251)
+@example("..1")
 def test_a_name_that_is_taken_is_taken_by_mlflow(name):
     try:
         check_name(name)

@@ -104,9 +104,9 @@ def write_text(path: Path, text: str) -> None:
 
 def check_name(name: str) -> str:
     """`name` if MLflow takes it for a metric, parameter or artifact: at most 250 letters, digits, `_-.:/` and
-    blanks, no empty or `..` part. Else raises ValueError: once recorded it would hold up all the rest."""
+    blanks, no empty or `..` part, no `..` at the start. Else raises ValueError: it would hold up the rest."""
     parts = PurePosixPath(name).parts
-    clean = name == "/".join(parts) and not name.startswith("/") and ".." not in parts
+    clean = name == "/".join(parts) and not name.startswith(("/", "..")) and ".." not in parts
     if not re.fullmatch(r"[\w\-. :/]{1,250}", name) or not clean:
         raise ValueError(f"MLflow takes no record named {name!r}: letters, digits, '_-.: ' and single '/' only")
     return name
