@@ -15,6 +15,7 @@ LEVELS = [
     {"report"},
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation", "description_length", "locality"},
+    {"execution"},
     {"training"},
     {"methods"},
     {"experiment"},

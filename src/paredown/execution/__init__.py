@@ -1,0 +1,53 @@
+"""Deployed networks that are really faster: which exact form of each layer runs fastest here, found by timing.
+
+`optimise` times and chooses; what it chose is plain data, from which `build` makes the same module again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from paredown.execution.choices import Choices, checked
+from paredown.plan import Network
+from paredown.surgery.deploy import deploy
+
+__all__ = ["Execution", "build", "optimise"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """`module` in eval mode, to be called on images (batch, channels, height, width) of its dtype and device, laid out
+    as they come; `choices` is the plain JSON data from which `build` makes it again."""
+
+    module: nn.Module
+    choices: dict[str, Any]
+
+
+def optimise(
+    network: Network,
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seconds: float = 20.0,
+    *,
+    portable: bool = False,
+) -> Execution:
+    """The fastest exact form of the trained `network` for `batch` images on `device`, at torch's present number of
+    threads, found in about `seconds`. `portable`: library operators alone, as ONNX and torch.export need them.
+
+    Raises DeployError where a chosen form computes something else than `network`.
+    """
+    choices: Choices = {}
+    return Execution(build(network, choices).to(torch.device(device), dtype), choices)
+
+
+def build(network: Network, choices: Mapping[str, Any]) -> nn.Module:
+    """The module that `choices` describe, with the weights of the trained `network`; nothing is timed. {} gives
+    `surgery.deploy.deploy`. Raises UserError for choices that do not fit the network."""
+    checked(choices, network)
+    return deploy(network.module)
