@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
 LEVELS = [
     {"errors", "figures", "frontier", "published"},
-    {"plan"},
+    {"plan", "command"},
     {"blueprint", "distributed", "config", "store", "tracking"},
     {"report"},
     {"layers", "models", "data"},
@@ -18,9 +18,9 @@ LEVELS = [
     {"execution"},
     {"training"},
     {"methods"},
-    {"experiment"},
+    {"experiment", "trained"},
     {"conclude"},
-    {"execute"},
+    {"execute", "export", "bench"},
     {"summary", "reproduce"},
     {"cli"},
     {"sweep"},

@@ -20,6 +20,7 @@ from paredown.errors import UserError, nearest
 from paredown.plan import Network
 
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.safetensors"
+FORMAT = 1  # of these two files; one without a number is of format 1 too
 MODELS = "paredown.models."  # a state may come from another machine: nothing outside is ever called
 
 
@@ -71,6 +72,7 @@ def build(architecture: Mapping[str, Any], blueprint: Mapping[str, Mapping[str, 
 def save(network: Network, folder: Path) -> None:
     """Write `network` as architecture.json (with the blueprint) and weights.safetensors into an existing folder."""
     data = {
+        "format": FORMAT,
         "architecture": network.architecture,
         "blueprint": network.blueprint,
         "input_shape": network.input_shape,
@@ -87,12 +89,21 @@ def read(folder: Path | str) -> Network:
     folder = Path(folder)
     try:
         data = json.loads((folder / ARCHITECTURE).read_text())
+        check_format(data, folder)
         weights = load_file(folder / WEIGHTS)
         module = build(data["architecture"], data["blueprint"])
     except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         raise UserError(f"{folder} holds no readable network: {type(error).__name__}: {error}") from error
     load_weights(module, weights, str(folder))
     return Network(module.eval(), data["architecture"], tuple(data["input_shape"]), data["blueprint"])
+
+
+def check_format(data: Mapping[str, Any], source: Path | str) -> None:
+    """Raises UserError where a newer version of paredown wrote `data`, the contents of an architecture.json."""
+    if (number := data.get("format", 1)) != FORMAT:
+        raise UserError(
+            f"{source} was written by a newer paredown, in format {number!r}; this one reads format {FORMAT}: update it"
+        )
 
 
 def load(folder: Path | str) -> nn.Module:

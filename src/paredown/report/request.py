@@ -14,7 +14,7 @@ OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
 @dataclass(frozen=True)
 class Request:
     """Which runs (`sweep`, or `dataset` and `model` over everything recorded, or run ids), the two metrics to draw, a
-    `budget` (as 'speed_up>=3'), and where the records and the report lie."""
+    `budget` (as 'speed_up>=3'), whether only `certified` points count, and where the records and the report lie."""
 
     sweep: str | None = None
     dataset: str | None = None
@@ -23,6 +23,7 @@ class Request:
     x: str = "cost/macs"
     y: str = "final/top1"
     budget: str | None = None
+    certified: bool = False
     output: str = "outputs"
     uri: str | None = None
     folder: str | None = None
@@ -64,5 +65,9 @@ def parse(words: Sequence[str]) -> Request:
         if not value:
             raise UserError(f"{key}= is empty: give a value, or leave {key} out")
         values[OTHER_NAMES.get(key, key)] = value
+    certified = values.pop("certified", "false")
+    if certified not in ("true", "false"):
+        raise UserError(f"certified={certified} is neither true (certified points alone) nor false (all)")
     runs = [run.strip() for run in values.pop("runs", "").strip("[]").split(",")]
-    return Request(runs=tuple(dict.fromkeys(run for run in runs if run)), **values)
+    asked = tuple(dict.fromkeys(run for run in runs if run))
+    return Request(runs=asked, certified=certified == "true", **values)
