@@ -111,7 +111,7 @@ def _candidates(request: Request, subject: Subject, batch: int, device: torch.de
         for precision in precisions:
             kind = PRECISIONS[precision]
             if request.deploy == "auto":
-                found.append(_chosen(name, precision, network, batch, device))
+                found.append(_chosen(name, precision, network, batch, device, request.tune))
             if name == "dense" or request.deploy == "plain":
                 plain = execution.build(network, {}).to(device, kind)
                 images = torch.randn(batch, *network.input_shape, device=device).to(kind)
@@ -121,9 +121,9 @@ def _candidates(request: Request, subject: Subject, batch: int, device: torch.de
     return found
 
 
-def _chosen(name: str, precision: str, network: Network, batch: int, device: torch.device) -> Candidate:
+def _chosen(name: str, precision: str, network: Network, batch: int, device: torch.device, seconds: float) -> Candidate:
     kind = PRECISIONS[precision]
-    module = execution.optimise(network, batch, device, kind).module
+    module = execution.optimise(network, batch, device, kind, seconds).module
     return Candidate(
         name, precision, "chosen", module, torch.randn(batch, *network.input_shape, device=device).to(kind)
     )

@@ -11,7 +11,7 @@ from paredown.command import number, settings, several
 from paredown.errors import UserError, nearest
 
 DEPLOYS, DEVICES = ("auto", "plain"), ("auto", "cpu", "cuda")
-KNOWN = ("run", "deploy", "batch", "threads", "device", "seconds", "rounds", "output", "folder", "tracking.uri")
+KNOWN = ("run", "deploy", "batch", "threads", "device", "seconds", "rounds", "tune", "output", "folder", "tracking.uri")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Request:
     """A finished `run` (an id or a folder), or a network as src/run.py's `overrides` would make it, untrained.
 
     Times `batches` images at once, in `rounds` of `seconds` each, with `threads` (None: torch's own) on `device`;
-    `deploy`: 'auto' times which form of each layer is fastest, 'plain' takes the plain layers.
+    `deploy`: 'auto' times which form of each layer is fastest, for `tune` seconds a network, 'plain' takes the plain
+    layers.
     """
 
     run: str | None = None
@@ -30,6 +31,7 @@ class Request:
     device: str = "auto"
     seconds: float = 4.0
     rounds: int = 3
+    tune: float = 10.0
     output: Path = Path("outputs")
     folder: Path | None = None
     uri: str | None = None
@@ -53,7 +55,7 @@ def parse(words: Sequence[str]) -> Request:
             raise UserError(f"unknown {name} {given[name]!r}: {nearest(given[name], allowed)}")
         values |= {name: given[name]} if name in given else {}
     values |= {name: number(name, given[name], int, 1) for name in ("threads", "rounds") if name in given}
-    values |= {"seconds": number("seconds", given["seconds"], float)} if "seconds" in given else {}
+    values |= {name: number(name, given[name], float) for name in ("seconds", "tune") if name in given}
     values |= {"batches": tuple(_batches(given["batch"]))} if "batch" in given else {}
     values |= {name: Path(given[name]).expanduser() for name in ("output", "folder") if name in given}
     return Request(**values, uri=given.get("tracking.uri"))

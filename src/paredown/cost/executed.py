@@ -4,11 +4,10 @@ whose layers are no modules any more."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from paredown.cost.operators import CostError, OperatorCheck
@@ -18,9 +17,9 @@ PRODUCTS = {torch.ops.aten.mm: 0, torch.ops.aten.addmm: 1}  # where the first fa
 
 
 class _Counter(OperatorCheck):
-    def __init__(self, weights: Iterable[Tensor]) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.weights = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.weights = {weight.data_ptr() for weight in network.parameters()}
         self.macs = self.active = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,8 +29,12 @@ class _Counter(OperatorCheck):
             self._add(args[1], len(result) * math.prod(result.shape[2:]))
         elif packet in PRODUCTS:
             left, right = args[PRODUCTS[packet] : PRODUCTS[packet] + 2]
-            own = left if left.untyped_storage().data_ptr() in self.weights else right
-            self._add(own, right.shape[1] if own is left else left.shape[0])
+            if left.layout is not torch.strided:
+                self._add(left.values(), right.shape[1])
+            elif left.data_ptr() in self.weights:
+                self._add(left, right.shape[1])
+            else:
+                self._add(right, left.shape[0])
         elif packet in flop_registry:
             raise CostError(f"multiply-adds of {packet._qualified_op_name} are not counted here")
         return result
@@ -41,9 +44,9 @@ class _Counter(OperatorCheck):
         self.active += int(weight.count_nonzero()) * times
 
 
-def executed(network: Callable[[Tensor], Tensor], weights: Iterable[Tensor], image: Tensor) -> tuple[int, int]:
-    """Multiply-adds of `network`, whose parameters are `weights`, on `image` (1, C, H, W): all that are carried out,
-    and those by weights that are not zero. CostError for an operator that is neither counted nor known to be free."""
-    with torch.inference_mode(False), torch.no_grad(), _Counter(weights) as counter:
+def executed(network: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Multiply-adds of `network` on `image` (1, C, H, W): all that are carried out, and those by weights that are not
+    zero. CostError for an operator that is neither counted nor known to be free."""
+    with torch.inference_mode(False), torch.no_grad(), _Counter(network) as counter:
         network(image)
     return counter.macs, counter.active

@@ -73,8 +73,3 @@ def damaged(path: Path, error: Exception) -> UserError:
     """What to say of a file that cannot be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(f"{path} holds no readable network: {reason[:160]}")
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """What `tensors` take in memory."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -10,7 +10,7 @@ import torch
 
 from paredown.cost.executed import executed
 from paredown.errors import UserError
-from paredown.export.files import Loaded, Source, damaged, tensor_bytes
+from paredown.export.files import Loaded, Source, damaged
 
 FACTS = "paredown.json"
 
@@ -36,7 +36,8 @@ def load(path: Path) -> Loaded:
     except Exception as error:  # a damaged archive shows itself in many ways
         raise damaged(path, error) from error
     image = torch.zeros(1, *known["input"])
-    return Loaded(module, *executed(module, module.parameters(), image), tensor_bytes(module.state_dict()), known)
+    held = sum(tensor.nbytes for tensor in module.state_dict().values())
+    return Loaded(module, *executed(module, image), held, known)
 
 
 def _check_no_pickle(path: Path) -> None:
