@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from paredown.errors import UserError
 from paredown.execution import forms, native
@@ -58,11 +58,13 @@ def assemble(network: Network, choices: Mapping[str, Any]) -> nn.Module:
     else:
         traced = Traced(network)
         check_names(choices["layers"], traced.units)
-        module = compose(traced, Maker(network), choices["layers"], choices["groups"])
+        module = compose(traced, Maker(network), choices["layers"], choices["groups"], choices["memory_format"])
     return module.to(memory_format=MEMORY_FORMATS[choices["memory_format"]])  # type: ignore[call-overload]
 
 
-def compose(traced: Traced, maker: Maker, layers: Mapping[str, str], groups: int | None) -> nn.Module:
+def compose(
+    traced: Traced, maker: Maker, layers: Mapping[str, str], groups: int | None, memory_format: str
+) -> nn.Module:
     """`traced`, each of whose units is put into its form of `layers`; where the native kernel is not to be had, in its
     plain form instead of the native. Raises UserError for a form that a layer does not have."""
     wanted = {name: form if form != "native" or native.available() else "plain" for name, form in layers.items()}
@@ -81,6 +83,17 @@ def compose(traced: Traced, maker: Maker, layers: Mapping[str, str], groups: int
         except Unfit as error:
             raise UserError(f"choices of execution: the network cannot be interleaved because of {error}") from error
     graph = traced.finished()
+    if memory_format == "contiguous":  # weights in channels-last order convert the images, others do not
+        _contiguous_input(graph)
     if on := {name: made[name] for name, form in wanted.items() if form == "native"}:
         graph = on_blocks(graph, on)
     return graph.eval()
+
+
+def _contiguous_input(graph: fx.GraphModule) -> None:
+    images = next(node for node in graph.graph.nodes if node.op == "placeholder")
+    with graph.graph.inserting_after(images):
+        laid_out = graph.graph.call_method("contiguous", (images,))
+    images.replace_all_uses_with(laid_out, delete_user_cb=lambda user: user is not laid_out)
+    laid_out.meta = dict(images.meta)
+    graph.recompile()

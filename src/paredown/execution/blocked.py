@@ -1,4 +1,4 @@
-"""Images in blocks of 16: a map as (blocks, channels, height, width, 16), so that one weight meets 16 images at once."""
+"""Images in blocks of 16: maps as (blocks, channels, height, width, 16), so that one weight meets 16 images at once."""
 
 from __future__ import annotations
 
