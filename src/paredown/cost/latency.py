@@ -60,12 +60,14 @@ def measure(
     batch: int = 32,
     threads: int | None = None,
     seconds: float = 4.0,
+    laid_out: bool = False,
 ) -> Latency:
     """Time `deployed` and `dense` in turns (A B A B ...) on the same random batch for about `seconds`, in eval and
-    inference mode, fp32, channels-last. `threads` None keeps torch's number, which is as before afterwards."""
+    inference mode, fp32, channels-last. `threads` None keeps torch's number, which is as before afterwards.
+    `laid_out`: `deployed` is on its device, in its dtype and its own memory format."""
     check(batch, threads, seconds)
     images = torch.randn(batch, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
-    pair = [_ready(network, device) for network in (deployed, dense)]
+    pair = [deployed if laid_out else _ready(deployed, device), _ready(dense, device)]
     with use_threads(threads):
         turns = in_turns([(network, images) for network in pair], seconds)
         used = torch.get_num_threads()

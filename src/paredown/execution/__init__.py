@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from paredown.execution.choices import Choices, checked
+from paredown.execution.assembly import assemble
+from paredown.execution.choices import DTYPES
+from paredown.execution.proof import prove
+from paredown.execution.search import Setting, fastest
 from paredown.plan import Network
-from paredown.surgery.deploy import deploy
 
 __all__ = ["Execution", "build", "optimise"]
 
@@ -42,12 +44,15 @@ def optimise(
 
     Raises DeployError where a chosen form computes something else than `network`.
     """
-    choices: Choices = {}
-    return Execution(build(network, choices).to(torch.device(device), dtype), choices)
+    setting = Setting(batch, torch.device(device), dtype, portable)
+    choices = fastest(network, setting, seconds)
+    prove(network, choices)
+    return Execution(build(network, choices).to(setting.device), choices)
 
 
 def build(network: Network, choices: Mapping[str, Any]) -> nn.Module:
-    """The module that `choices` describe, with the weights of the trained `network`; nothing is timed. {} gives
-    `surgery.deploy.deploy`. Raises UserError for choices that do not fit the network."""
-    checked(choices, network)
-    return deploy(network.module)
+    """The module that `choices` describe, with the weights of the trained `network`, on the CPU; nothing is timed. {}
+    gives `surgery.deploy.deploy`. A layer that the native kernel should run has its plain form where there is no
+    compiler. Raises UserError for choices that do not fit the network."""
+    module = assemble(network, choices)
+    return module.to(DTYPES[choices["dtype"]]) if choices else module

@@ -1,0 +1,171 @@
+"""Deployed networks against the dense one: whole networks in turns, one thread, the best layout of each.
+
+    python benchmarks/deploy.py                       # SSC at 90, 95 and 98 %: VGG-19 and ResNet-32 of double width
+    python benchmarks/deploy.py --what low_rank       # ResNet-18 and VGG-19 at a third of the MACs
+    python benchmarks/deploy.py --what never_slower   # every model of conf/model, SSC and a low-rank method
+
+Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last, as conclude
+measures it; `folded` has its batch norms folded too; `bf16` is dense in bfloat16, the better of both layouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from paredown import blueprint, execution
+from paredown.cost import count
+from paredown.cost.latency import device_name
+from paredown.errors import UserError
+from paredown.layers.ssc import Policy, apply_pair, choose
+from paredown.plan import Network, Target
+from paredown.surgery.deploy import deploy
+from paredown.surgery.low_rank import convolutions, energy_within, ranks_at, target_cost
+
+CIFAR, SMALL = (3, 32, 32), (3, 64, 64)
+VGG = {"_target_": "paredown.models.vgg.vgg19_bn"}
+RESNET32 = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 32, "width": 2}
+RESNET18 = {"_target_": "paredown.models.vision.resnet18", "stem": "cifar", "num_classes": 10}
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+Run = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=("ssc", "low_rank", "never_slower"), default="ssc")
+    parser.add_argument("--models", default="", help="only those whose name contains one of these, with commas")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for the search, and again for the comparison")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{device_name(torch.device('cpu'))}, {options.threads} thread(s), batch {options.batch}, {time.ctime()}")
+    for name, network in {"ssc": ssc_rows, "low_rank": low_rank_rows, "never_slower": every_model}[options.what]():
+        if any(part in name for part in options.models.split(",")):
+            report(name, network, options)
+
+
+def ssc_rows() -> Iterable[tuple[str, Network]]:
+    for name, architecture in (("vgg19", VGG), ("resnet32 x2", RESNET32)):
+        for sparsity in (0.9, 0.95, 0.98):
+            yield f"{name} ssc {sparsity:.0%}", ssc(architecture, CIFAR, sparsity)
+
+
+def low_rank_rows() -> Iterable[tuple[str, Network]]:
+    for name, architecture in (("vgg19", VGG), ("resnet18", RESNET18)):
+        for form in ("channel", "spatial"):
+            yield f"{name} low rank {form} 3x", low_rank(architecture, CIFAR, form)
+
+
+def every_model() -> Iterable[tuple[str, Network]]:
+    for path in sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        architecture = {key: value for key, value in values.items() if key not in ("weights", "weight_decay")}
+        shape = SMALL if ".vision." in values["_target_"] else CIFAR
+        for method, make in (("ssc 90%", ssc), ("low rank spatial 2x", low_rank)):
+            try:
+                network = make(architecture, shape, *((0.9,) if make is ssc else ("spatial", 2.0)))
+            except UserError as error:
+                print(f"{path.stem} {method}: {error}")
+                continue
+            yield f"{path.stem} {method}", network
+
+
+def fresh(architecture: dict, shape: tuple[int, int, int]) -> Network:
+    torch.manual_seed(0)
+    return blueprint.create(architecture, shape)
+
+
+def ssc(architecture: dict, shape: tuple[int, int, int], sparsity: float) -> Network:
+    network = fresh(architecture, shape)
+    pointwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in network.module.modules())
+    if pointwise:  # mobile networks, as the paper treats them
+        choice = apply_pair(network.module, 0, 2, policy=Policy(pointwise_only=True))
+    else:
+        choice = choose(network.module, sparsity, policy=Policy())
+    for name, (g, p) in choice.layers.items():
+        blueprint.rewrite(network, name, "ssc", g=g, p=p)
+    return network
+
+
+def low_rank(architecture: dict, shape: tuple[int, int, int], form: str, speed_up: float = 3.0) -> Network:
+    network = fresh(architecture, shape)
+    convs = convolutions(network.module)
+    cost, limit = target_cost(network, form, list(convs), Target("speed_up", speed_up))
+    spectra = {}
+    for name in convs:
+        blueprint.rewrite(network, name, "low_rank", form=form, rank=cost.highest[name])
+        layer = network.module.get_submodule(name)
+        layer.become(convs[name].weight.detach())
+        spectra[name] = layer.s.detach()
+    for name, rank in ranks_at(spectra, energy_within(spectra, cost, limit)).items():
+        layer = network.module.get_submodule(name).truncated(rank)
+        blueprint.place(network, name, layer, "low_rank", form=form, rank=rank)
+    return network
+
+
+def report(name: str, network: Network, options: argparse.Namespace) -> None:
+    dense = fresh(network.architecture, network.input_shape)
+    macs = count(dense.module, dense.input_shape).macs / count(network.module, network.input_shape).macs
+    found = {
+        "auto": execution.optimise(network, options.batch, seconds=options.seconds),
+        "portable": execution.optimise(network, options.batch, seconds=options.seconds, portable=True),
+        "folded": execution.optimise(dense, options.batch, seconds=1.0, portable=True),
+    }
+    images = torch.randn(options.batch, *network.input_shape)
+    runs: dict[str, Run] = {key: call(one.module, images) for key, one in found.items()}
+    for index, layout in enumerate(LAYOUTS):
+        plain = deploy(dense.module).to(memory_format=layout)
+        runs[f"dense {index}"] = call(plain, images.to(memory_format=layout))
+        half = deploy(dense.module).to(torch.bfloat16, memory_format=layout)
+        runs[f"bf16 {index}"] = call(half, images.to(torch.bfloat16, memory_format=layout))
+    turns = in_turns(runs, options.seconds)
+    best = {
+        key: min((f"{key} 0", f"{key} 1"), key=lambda one: statistics.median(turns[one])) for key in ("dense", "bf16")
+    }
+    ms = {key: 1e3 * statistics.median(turns[best.get(key, key)]) for key in ("dense", "folded", "bf16", *found)}
+    against = {key: ratio(turns, best.get(key, key), "auto") for key in ("dense", "folded", "bf16")}
+    library = ratio(turns, best["dense"], "portable")
+    forms = dict(Counter(found["auto"].choices["layers"].values()))
+    print(
+        f"{name}: {macs:.1f}x fewer MACs; dense {ms['dense']:.1f} ms, folded {ms['folded']:.1f}, bf16 {ms['bf16']:.1f}"
+    )
+    print(f"  auto {ms['auto']:.1f} ms: " + ", ".join(f"{value} {key}" for key, value in against.items()))
+    print(f"  portable {ms['portable']:.1f} ms: {library} dense; {forms}; {len(turns['auto'])} turns", flush=True)
+
+
+def call(module: nn.Module, images: torch.Tensor) -> Run:
+    return lambda: module(images)
+
+
+def in_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+    turns: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.inference_mode():
+        for run in [*runs.values()] * 2:
+            run()
+        started = time.perf_counter()
+        while len(turns["auto"]) < 5 or time.perf_counter() - started < seconds:
+            for name, run in runs.items():
+                begin = time.perf_counter()
+                run()
+                turns[name].append(time.perf_counter() - begin)
+    return turns
+
+
+def ratio(turns: dict[str, list[float]], slow: str, fast: str) -> str:
+    """The median of the single turns' ratios and their middle half."""
+    ratios = [one / other for one, other in zip(turns[slow], turns[fast], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
