@@ -92,7 +92,7 @@ def test_the_run_and_the_registry_know_of_it(exported, runs, output: Path) -> No
     assert version.run_id == runs["ssc"].run_id and "| onnx | yes |" in version.description
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model("models:/digits_ssc/1")
-    assert model.predict(np.zeros((3, 1, 8, 8), np.float32))["logits"].shape == (3, 10)
+    assert model.predict({"images": np.zeros((3, 1, 8, 8), np.float32)})["logits"].shape == (3, 10)
 
 
 def test_a_front_of_certified_points_alone(exported, output: Path) -> None:

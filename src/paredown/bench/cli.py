@@ -21,6 +21,7 @@ def _bench(request: Request) -> None:
     from paredown.bench.measure import bench
     from paredown.bench.subject import subject
 
+    logging.getLogger("paredown").setLevel(logging.INFO)
     timed = subject(request)
     measured = bench(request, timed)
     paths = record.write(measured, request.folder or request.output / "bench" / timed.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from paredown.training.machine import device_of, has_bf16_units
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 LAYERS_AT = 32  # the batch for the times layer by layer, or the nearest to it
+log = logging.getLogger("paredown")
 NORMAL = 1.96  # standard deviations of a 95 % interval
 
 
@@ -122,6 +124,7 @@ def _candidates(request: Request, subject: Subject, batch: int, device: torch.de
 
 
 def _chosen(name: str, precision: str, network: Network, batch: int, device: torch.device, seconds: float) -> Candidate:
+    log.info("choosing forms: %s %s, batch %d", name, precision, batch)
     kind = PRECISIONS[precision]
     module = execution.optimise(network, batch, device, kind, seconds).module
     return Candidate(
@@ -131,6 +134,7 @@ def _chosen(name: str, precision: str, network: Network, batch: int, device: tor
 
 def _timed(request: Request, batch: int, candidates: Sequence[Candidate]) -> Batch:
     pairs = [(candidate.module, candidate.images) for candidate in candidates]
+    log.info("timing batch %d", batch)
     rounds = [in_turns(pairs, request.seconds) for _ in range(request.rounds)]
     turns = [turn for part in rounds for turn in part]
     medians = [statistics.median(column) for column in zip(*turns, strict=True)]

@@ -27,6 +27,7 @@ from paredown.export.check import BATCH, Images, in_fresh_process
 from paredown.export.files import FORMATS, Facts, Source, format_of, size
 from paredown.export.request import Request
 from paredown.plan import Network
+from paredown.surgery.deploy import DeployError
 from paredown.trained import Trained, find
 
 log = logging.getLogger("paredown")
@@ -122,7 +123,11 @@ def _sources(request: Request, network: Network, facts: Facts) -> dict[str, tupl
 def _execution(request: Request, network: Network, portable: bool) -> execution.Execution:
     if request.deploy == "plain":
         return execution.Execution(execution.build(network, {}), {})
-    return execution.optimise(network, request.batch, portable=portable)
+    log.info("choosing the form of each layer%s", " for ONNX and torch.export" if portable else "")
+    try:
+        return execution.optimise(network, request.batch, portable=portable)
+    except DeployError as error:
+        raise Failure(str(error)) from error
 
 
 def _entries(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from paredown.errors import UserError, nearest
+from paredown.command import settings, several
+from paredown.errors import UserError
 
 OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
 
@@ -55,19 +56,9 @@ class Request:
 def parse(words: Sequence[str]) -> Request:
     """The request of `words`, each key=value. UserError for anything else."""
     known = [field.name for field in fields(Request) if field.name != "uri"] + list(OTHER_NAMES)
-    values: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals:
-            raise UserError(f"cannot read {word!r}: write key=value; {nearest(key, known)}")
-        if key not in known:
-            raise UserError(f"unknown key {key!r}: {nearest(key, known)}")
-        if not value:
-            raise UserError(f"{key}= is empty: give a value, or leave {key} out")
-        values[OTHER_NAMES.get(key, key)] = value
+    values = {OTHER_NAMES.get(key, key): value for key, value in settings(words, known).items()}
     certified = values.pop("certified", "false")
     if certified not in ("true", "false"):
         raise UserError(f"certified={certified} is neither true (certified points alone) nor false (all)")
-    runs = [run.strip() for run in values.pop("runs", "").strip("[]").split(",")]
-    asked = tuple(dict.fromkeys(run for run in runs if run))
-    return Request(runs=asked, certified=certified == "true", **values)
+    runs = tuple(several(values.pop("runs", "")))
+    return Request(runs=runs, certified=certified == "true", **values)
