@@ -125,7 +125,8 @@ def count(model: ModelProto) -> tuple[int, int]:
 
     single = onnx.ModelProto()
     single.CopyFrom(model)
-    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for value in (single.graph.input[0], single.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
     del single.graph.value_info[:]  # of the free batch size
     inferred = onnx.shape_inference.infer_shapes(single, data_prop=True)
     values = [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
