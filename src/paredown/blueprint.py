@@ -138,7 +138,10 @@ def parameters(architecture: Mapping[str, Any]) -> set[str]:
 
 
 def _instantiate(architecture: Mapping[str, Any]) -> nn.Module:
-    return _builder(architecture)(**{key: value for key, value in architecture.items() if key != "_target_"})
+    builder = _builder(architecture)
+    arguments = {key: value for key, value in architecture.items() if key != "_target_"}
+    _check_arguments(architecture["_target_"], builder, arguments)
+    return builder(**arguments)
 
 
 def _builder(architecture: Mapping[str, Any]) -> Callable[..., nn.Module]:
@@ -156,4 +159,14 @@ def _build_layer(dense: nn.Module, kind: str, arguments: Mapping[str, Any]) -> n
     known = sorted(p.stem for p in (Path(__file__).parent / "layers").glob("[a-z]*.py"))
     if not re.fullmatch(r"[a-z_0-9]+", kind) or kind not in known:
         raise UserError(f"no layer kind {kind!r}: {nearest(kind, known)}")
-    return importlib.import_module(f"paredown.layers.{kind}").build(dense, **arguments)
+    function = importlib.import_module(f"paredown.layers.{kind}").build
+    _check_arguments(f"layer kind {kind!r}", function, arguments, dense)
+    return function(dense, **arguments)
+
+
+def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any], *first: Any) -> None:
+    """Raises UserError where `function` does not take what a file, perhaps a newer version's, gives it."""
+    try:
+        inspect.signature(function).bind(*first, **arguments)
+    except TypeError as error:
+        raise UserError(f"{what}: {error} (was this made by a newer paredown?)") from error
