@@ -23,7 +23,7 @@ from paredown.plan import Network
 from paredown.training.machine import device_of, has_bf16_units
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 LAYERS_AT = 32  # the batch for the times layer by layer, or the nearest to it
 log = logging.getLogger("paredown")
 NORMAL = 1.96  # standard deviations of a 95 % interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -10,16 +10,22 @@ from rich.table import Table
 from paredown.bench.measure import Batch, Bench, SpeedUp
 from paredown.figures import COLOURS, page, per_layer
 
+HEADS: dict[str, Literal["left", "right"]] = {
+    "batch": "right",
+    "network": "left",
+    "ms (95 % interval)": "right",
+    "form": "left",
+    "dense / deployed": "right",  # of the same precision
+}
+
 
 def table(bench: Bench) -> None:
     """Print every batch size, the layers that take longest, and whether the machine was quiet."""
     console = Console()
     console.print(title(bench), style="bold", highlight=False, soft_wrap=True)
     whole = Table()
-    for index, name in enumerate(
-        ("batch", "network", "ms a batch", "95 % interval", "form", "dense / this, same precision")
-    ):
-        whole.add_column(name, justify="right" if index in (0, 2, 3, 5) else "left", no_wrap=True)
+    for name, justify in HEADS.items():
+        whole.add_column(name, justify=justify, no_wrap=True)
     for batch in bench.batches:
         for row in _rows(batch):
             whole.add_row(*row)
@@ -38,7 +44,7 @@ def title(bench: Bench) -> str:
 def words(bench: Bench) -> list[str]:
     """What the table means, in sentences."""
     ratio = bench.dense_macs / bench.macs
-    lines = [f"MACs: {bench.macs:,} of {bench.dense_macs:,}, {ratio:.2f}x fewer; the rest goes into what is no MAC"]
+    lines = [f"MACs: {bench.macs:,} of {bench.dense_macs:,}, {ratio:.2f}x fewer"]
     for batch in bench.batches:
         told = [_told(one) for one in batch.speed_ups]
         lines.append(f"batch {batch.batch}: {'; '.join(told)}")
@@ -63,10 +69,9 @@ def _rows(batch: Batch) -> list[list[str]]:
     rows = []
     for time in batch.times:
         ratio = ratios[time.precision] if time.network == "deployed" else None
-        told = f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})" if ratio else ""
-        interval = f"{time.low:.3f} to {time.high:.3f}"
-        name = f"{time.network} {time.precision}"
-        rows.append([str(batch.batch), name, f"{time.ms:.3f}", interval, time.form, told])
+        told = f"{ratio.value:.2f}x ({ratio.low:.2f}, {ratio.high:.2f})" if ratio else ""
+        took = f"{time.ms:.4g} ({time.low:.4g}, {time.high:.4g})"
+        rows.append([str(batch.batch), f"{time.network} {time.precision}", took, time.form, told])
     return rows
 
 
@@ -98,9 +103,14 @@ def _times(bench: Bench) -> Any:
         down = [1e3 * (one.ms - one.low) / batch.batch for one, batch in zip(times, bench.batches, strict=True)]
         error = {"type": "data", "array": up, "arrayminus": down}
         names = [f"batch {batch.batch}" for batch in bench.batches]
-        bar = {"marker_color": COLOURS[index], "error_y": error, "texttemplate": "%{y:.3s}", "textposition": "inside"}
+        bar = {
+            "marker_color": COLOURS[index],
+            "error_y": error,
+            "texttemplate": "%{y:.3s}",
+            "insidetextanchor": "start",
+        }
         plot.add_trace(graph_objects.Bar(name=" ".join(label), x=names, y=per_image, **bar))
-    return _layout(plot, f"{title(bench)}<br><sub>{bench.quiet.words()}</sub>", "microseconds an image", log=True)
+    return _layout(plot, f"{title(bench)}<br><sub>{bench.quiet.words()}</sub>", "microseconds an image")
 
 
 def _speed_ups(bench: Bench) -> Any:
@@ -113,7 +123,12 @@ def _speed_ups(bench: Bench) -> Any:
         own = [(batch, one) for batch, one in found if (one.dense, one.deployed) == (dense, deployed)]
         error = {"type": "data", "array": [one.high - one.value for _, one in own]}
         error |= {"arrayminus": [one.value - one.low for _, one in own]}
-        bar: dict[str, Any] = {"marker_color": COLOURS[index], "error_y": error, "texttemplate": "%{y:.2f}x"}
+        bar: dict[str, Any] = {
+            "marker_color": COLOURS[index],
+            "error_y": error,
+            "texttemplate": "%{y:.2f}x",
+            "insidetextanchor": "start",
+        }
         names, values = [f"batch {batch.batch}" for batch, _ in own], [one.value for _, one in own]
         plot.add_trace(graph_objects.Bar(name=f"deployed {deployed} / dense {dense}", x=names, y=values, **bar))
     plot.add_hline(y=1, line_dash="dot", annotation_text="as fast as dense")
@@ -122,7 +137,7 @@ def _speed_ups(bench: Bench) -> Any:
     return _layout(plot, "Measured speed-up, 95 % intervals of the median", "dense time / deployed time")
 
 
-def _layout(plot: Any, title: str, unit: str, log: bool = False) -> Any:
+def _layout(plot: Any, title: str, unit: str) -> Any:
     plot.update_layout(title=title, yaxis_title=unit, template="plotly_white", barmode="group", showlegend=True)
-    plot.update_yaxes({"type": "log"} if log else {"rangemode": "tozero"})
+    plot.update_yaxes(rangemode="tozero")
     return plot
