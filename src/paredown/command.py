@@ -43,8 +43,8 @@ def number(name: str, text: str, kind: type[int] | type[float], least: float = 0
     try:
         value = kind(text)
     except ValueError:
-        value = None  # type: ignore[assignment]
-    if value is None or not value >= least:
+        value = float("nan")
+    if not value >= least:
         raise UserError(f"{name}={text} is not a {'whole ' if kind is int else ''}number of at least {least:g}")
     return value
 

@@ -118,7 +118,7 @@ def _candidates(request: Request, subject: Subject, batch: int, device: torch.de
                 plain = execution.build(network, {}).to(device, kind)
                 images = torch.randn(batch, *network.input_shape, device=device).to(kind)
                 for form, layout in LAYOUTS.items():
-                    own = copy.deepcopy(plain).to(memory_format=layout)  # type: ignore[call-overload]
+                    own = copy.deepcopy(plain).to(memory_format=layout)
                     found.append(Candidate(name, precision, form, own, images.contiguous(memory_format=layout)))
     return found
 

@@ -47,6 +47,7 @@ class _Counter(OperatorCheck):
 def executed(network: nn.Module, image: Tensor) -> tuple[int, int]:
     """Multiply-adds of `network` on `image` (1, C, H, W): all that are carried out, and those by weights that are not
     zero. CostError for an operator that is neither counted nor known to be free."""
-    with torch.inference_mode(False), torch.no_grad(), _Counter(network) as counter:
+    counter = _Counter(network)
+    with torch.inference_mode(False), torch.no_grad(), counter:
         network(image)
     return counter.macs, counter.active

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from paredown.export.check import Found
 from paredown.export.files import size
+from paredown.frontier.figure import short
 
 NAME = "certificate.json"
 
@@ -61,7 +62,7 @@ class Certificate:
 
     def rows(self) -> list[list[str]]:
         """The table for people: a head, then a row per file."""
-        head = ["format", "equal", "largest difference", "same class", "top-1", "MACs", "on disk", "dense on disk"]
+        head = ["format", "equal", "largest difference", "same class", "top-1", "MACs", "on disk / dense"]
         return [head, *(_row(name, entry) for name, entry in self.entries.items())]
 
     def markdown(self) -> str:
@@ -119,7 +120,7 @@ def sha256(path: Path) -> str:
 
 def _row(name: str, entry: Entry) -> list[str]:
     idle = entry.macs - entry.active_macs
-    macs = f"{entry.active_macs:,}" + (f" (+{idle:,})" if idle else "")
+    macs = short(entry.active_macs) + (f" (+{short(idle)})" if idle else "")
     return [
         name,
         "yes" if entry.equal else "NO",
@@ -127,8 +128,7 @@ def _row(name: str, entry: Entry) -> list[str]:
         f"{entry.equal_predictions:.2%}",
         f"{entry.top1:.2f} %",
         macs,
-        _bytes(entry.bytes),
-        _bytes(entry.dense_bytes),
+        f"{_bytes(entry.bytes)} / {_bytes(entry.dense_bytes)}",
     ]
 
 

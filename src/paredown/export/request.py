@@ -13,8 +13,10 @@ from paredown.errors import UserError, nearest
 FORMATS = ("torch", "program", "onnx")
 DEPLOYS = ("auto", "plain")
 SPLITS = ("val", "test")
-KNOWN = ("run", "format", "output", "folder", "tracking.uri", "deploy", "batch", "threads", "opset", "tolerance")
-KNOWN += ("split", "dataset", "dataset.root", "register", "verify")
+KNOWN = (
+    *("run", "format", "output", "folder", "tracking.uri", "deploy", "batch", "threads", "opset", "tolerance"),
+    *("split", "dataset", "dataset.root", "register", "verify"),
+)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def prepared(path: str | None, facts: dict[str, Any]) -> Any:
 def main() -> None:
     """Print the three likeliest classes of each image."""
     run, facts = load()
-    names = sys.argv[1:] or [None]
+    names: list[str | None] = [*sys.argv[1:]] or [None]
     logits = run(np.stack([prepared(name, facts) for name in names]))
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)

@@ -158,7 +158,12 @@ def _certificate(
 ) -> Certificate:
     network = trained.network
     dense = blueprint.create(network.architecture, network.input_shape)
-    about = {"experiment": trained.name, "run": trained.run_id, "deploy": request.deploy, "paredown": __version__}
+    about: dict[str, Any] = {
+        "experiment": trained.name,
+        "run": trained.run_id,
+        "deploy": request.deploy,
+        "paredown": __version__,
+    }
     about |= {
         "device": device_name(torch.device("cpu")),
         "torch": torch.__version__,
