@@ -92,9 +92,7 @@ def test_whole_networks_on_the_kernel(architecture: dict[str, Any]) -> None:
     assert prove(network, chosen) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("architecture", "groups"), [(RESNET, 2), (RESNET, 8), slow(VGG, 8), slow(RESNET18, 4)]
-)
+@pytest.mark.parametrize(("architecture", "groups"), [(RESNET, 2), (RESNET, 8), slow(VGG, 8), slow(RESNET18, 4)])
 def test_orders_fold_through_whole_networks(architecture: dict[str, Any], groups: int) -> None:
     network = ssc(architecture)
     chosen = choices(network, "interleaved", groups)
