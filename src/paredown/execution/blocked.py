@@ -104,7 +104,7 @@ def _packed(weight: Array, groups: int) -> tuple[Array, Array, Array, Array]:
         channels = filters[0] // (n // groups) * inputs + places // (kh * kw)
         for some in _split(filters):
             chunks.append((len(some), first_entry, len(places), first_weight))
-            weights.append(values[np.ix_(some, places)].T.reshape(-1))
+            weights.append(values[some][:, places].T.reshape(-1))
             first_weight += len(some) * len(places)
             order += some
         entries.append(np.stack([channels, places % (kh * kw)], axis=1))

@@ -193,7 +193,7 @@ def traced_or_none(network: Network) -> Traced | None:
 def prepared(module: nn.Module, memory_format: str, setting: Setting) -> nn.Module:
     """`module` on its device, in its dtype and layout."""
     layout = MEMORY_FORMATS[memory_format]
-    return module.to(setting.device, setting.dtype).to(memory_format=layout).eval()  # type: ignore[call-overload]
+    return module.to(setting.device, setting.dtype).to(memory_format=layout).eval()
 
 
 def _time(run: Callable[[], Any]) -> float:
