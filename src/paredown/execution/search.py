@@ -101,18 +101,30 @@ def _rivals(network: Network, setting: Setting) -> list[Choices]:
     if traced is None or not traced.units:
         return [setting.choices({}, memory_format) for memory_format in MEMORY_FORMATS]
     alone, found = Alone(Maker(network), setting), []
-    for memory_format in MEMORY_FORMATS:
-        times = {name: alone.times(unit, memory_format) for name, unit in traced.units.items()}
-        every = dict.fromkeys(times, "plain")
-        whole = {name: "dense" if "dense" in own else "plain" for name, own in times.items()}
-        best = {name: _least(own, LIBRARY) for name, own in times.items()}
-        found += [setting.choices(layers, memory_format) for layers in (every, whole, best)]
-        if any("native" in own for own in times.values()):
-            kernel = {name: "native" if "native" in own else best[name] for name, own in times.items()}
-            mixed = {name: _least(own, (*LIBRARY, "native")) for name, own in times.items()}
-            found += [setting.choices(layers, memory_format) for layers in (kernel, mixed)]
+    times = {form: {u.name: alone.times(u, form) for u in traced.units.values()} for form in MEMORY_FORMATS}
+    for memory_format, own in times.items():
+        found += [setting.choices(layers, memory_format) for layers in _of_library(own)]
+    # what remains for the library beside the kernel is little: one layout will do
+    layout = min(times, key=lambda form: sum(seconds["plain"] for seconds in times[form].values()))
+    if any("native" in seconds for seconds in times[layout].values()):
+        found += [setting.choices(layers, layout) for layers in _of_kernel(times[layout])]
     found += _interleaved(network, traced, alone)
     return [choices for index, choices in enumerate(found) if choices not in found[:index]]
+
+
+Times = Mapping[str, Mapping[str, float]]  # of each layer in each of its forms
+
+
+def _of_library(times: Times) -> list[dict[str, str]]:
+    """Every layer plain; every one dense; each as it is fastest alone."""
+    whole = {name: "dense" if "dense" in own else "plain" for name, own in times.items()}
+    return [dict.fromkeys(times, "plain"), whole, {name: _least(own, LIBRARY) for name, own in times.items()}]
+
+
+def _of_kernel(times: Times) -> list[dict[str, str]]:
+    """Every layer native that can be; those alone that are faster so."""
+    every = {name: "native" if "native" in own else _least(own, LIBRARY) for name, own in times.items()}
+    return [every, {name: _least(own, (*LIBRARY, "native")) for name, own in times.items()}]
 
 
 def _least(times: Mapping[str, float], among: tuple[str, ...]) -> str:
