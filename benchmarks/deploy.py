@@ -4,8 +4,8 @@
     python benchmarks/deploy.py --what low_rank       # ResNet-18 and VGG-19 at a third of the MACs
     python benchmarks/deploy.py --what never_slower   # every model of conf/model, SSC and a low-rank method
 
-Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last, as conclude
-measures it; `folded` has its batch norms folded too; `bf16` is dense in bfloat16, the better of both layouts.
+Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last; `folded` has its
+batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ CIFAR, SMALL = (3, 32, 32), (3, 64, 64)
 VGG = {"_target_": "paredown.models.vgg.vgg19_bn"}
 RESNET32 = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 32, "width": 2}
 RESNET18 = {"_target_": "paredown.models.vision.resnet18", "stem": "cifar", "num_classes": 10}
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
 Run = Callable[[], object]
 
 
@@ -113,33 +112,36 @@ def low_rank(architecture: dict, shape: tuple[int, int, int], form: str, speed_u
 
 
 def report(name: str, network: Network, options: argparse.Namespace) -> None:
+    """One line with the MAC ratio, the deployed forms, and for each rival its time and how much faster `auto` is."""
     dense = fresh(network.architecture, network.input_shape)
     macs = count(dense.module, dense.input_shape).macs / count(network.module, network.input_shape).macs
-    found = {
-        "auto": execution.optimise(network, options.batch, seconds=options.seconds),
-        "portable": execution.optimise(network, options.batch, seconds=options.seconds, portable=True),
-        "folded": execution.optimise(dense, options.batch, seconds=1.0, portable=True),
-    }
     images = torch.randn(options.batch, *network.input_shape)
-    runs: dict[str, Run] = {key: call(one.module, images) for key, one in found.items()}
-    for index, layout in enumerate(LAYOUTS):
-        plain = deploy(dense.module).to(memory_format=layout)
-        runs[f"dense {index}"] = call(plain, images.to(memory_format=layout))
-        half = deploy(dense.module).to(torch.bfloat16, memory_format=layout)
-        runs[f"bf16 {index}"] = call(half, images.to(torch.bfloat16, memory_format=layout))
+    found = execution.optimise(network, options.batch, seconds=options.seconds)
+    runs: dict[str, Run] = {"auto": call(found.module, images)} | layouts("dense", dense, images)
+    if options.what != "never_slower":
+        portable = execution.optimise(network, options.batch, seconds=options.seconds, portable=True)
+        folded = execution.optimise(dense, options.batch, seconds=1.0, portable=True)
+        runs |= {"portable": call(portable.module, images), "folded": call(folded.module, images)}
+        runs |= layouts("bf16", dense, images.bfloat16())
     turns = in_turns(runs, options.seconds)
-    best = {
-        key: min((f"{key} 0", f"{key} 1"), key=lambda one: statistics.median(turns[one])) for key in ("dense", "bf16")
-    }
-    ms = {key: 1e3 * statistics.median(turns[best.get(key, key)]) for key in ("dense", "folded", "bf16", *found)}
-    against = {key: ratio(turns, best.get(key, key), "auto") for key in ("dense", "folded", "bf16")}
-    library = ratio(turns, best["dense"], "portable")
-    forms = dict(Counter(found["auto"].choices["layers"].values()))
-    print(
-        f"{name}: {macs:.1f}x fewer MACs; dense {ms['dense']:.1f} ms, folded {ms['folded']:.1f}, bf16 {ms['bf16']:.1f}"
-    )
-    print(f"  auto {ms['auto']:.1f} ms: " + ", ".join(f"{value} {key}" for key, value in against.items()))
-    print(f"  portable {ms['portable']:.1f} ms: {library} dense; {forms}; {len(turns['auto'])} turns", flush=True)
+    ms = {key: 1e3 * statistics.median(times) for key, times in turns.items()}
+    forms = dict(Counter(found.choices["layers"].values()))
+    print(f"{name}: {macs:.1f}x fewer MACs, {forms}, {len(turns['auto'])} turns")
+    print(f"  auto {ms['auto']:.1f} ms; faster than", end=" ")
+    for rival in ("dense", "folded", "bf16", "portable"):
+        if every := [key for key in turns if key.split()[0] == rival]:
+            best = min(every, key=ms.__getitem__)
+            print(f"{best} {ratio(turns[best], turns['auto'])} ({ms[best]:.1f} ms)", end=", ")
+    print(flush=True)
+
+
+def layouts(name: str, network: Network, images: torch.Tensor) -> dict[str, Run]:
+    """The plain deployed network in NCHW and channels-last, in the dtype of `images`."""
+    found = {}
+    for layout, words in ((torch.contiguous_format, "nchw"), (torch.channels_last, "nhwc")):
+        module = deploy(network.module).to(images.dtype).to(memory_format=layout)
+        found[f"{name} {words}"] = call(module, images.to(memory_format=layout))
+    return found
 
 
 def call(module: nn.Module, images: torch.Tensor) -> Run:
@@ -160,9 +162,9 @@ def in_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
     return turns
 
 
-def ratio(turns: dict[str, list[float]], slow: str, fast: str) -> str:
+def ratio(slow: list[float], fast: list[float]) -> str:
     """The median of the single turns' ratios and their middle half."""
-    ratios = [one / other for one, other in zip(turns[slow], turns[fast], strict=True)]
+    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.2f}x ({low:.2f}-{high:.2f})"
 

@@ -76,8 +76,13 @@ def choices(network: Network, form: str, groups: int | None = None, **other: Any
     return {"format": 1, "layers": layers, "groups": groups, "memory_format": "channels_last"} | where | other
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    "architecture", [RESNET, RESNET | {"shortcut": "A"}, VGG, MOBILENET, SHUFFLENET, EFFICIENTNET, RESNET18, LOCAL]
+    "architecture",
+    [RESNET | {"shortcut": "A"}, MOBILENET, LOCAL, *map(slow, (VGG, RESNET18, SHUFFLENET, EFFICIENTNET))],
 )
 def test_whole_networks_on_the_kernel(architecture: dict[str, Any]) -> None:
     network = ssc(architecture) if architecture is not LOCAL else dense(LOCAL)
@@ -87,8 +92,7 @@ def test_whole_networks_on_the_kernel(architecture: dict[str, Any]) -> None:
     assert prove(network, chosen) < 1e-5
 
 
-@pytest.mark.parametrize("groups", [2, 8])
-@pytest.mark.parametrize("architecture", [RESNET, VGG, RESNET18])
+@pytest.mark.parametrize(("architecture", "groups"), [(RESNET, 2), (RESNET, 8), slow(VGG, 8), slow(RESNET18, 4)])
 def test_orders_fold_through_whole_networks(architecture: dict[str, Any], groups: int) -> None:
     network = ssc(architecture)
     chosen = choices(network, "interleaved", groups)
@@ -96,7 +100,7 @@ def test_orders_fold_through_whole_networks(architecture: dict[str, Any], groups
     assert prove(network, chosen) < 1e-5
 
 
-@pytest.mark.parametrize("architecture", [RESNET | {"shortcut": "A"}, SHUFFLENET])
+@pytest.mark.parametrize("architecture", [RESNET | {"shortcut": "A"}, slow(SHUFFLENET)])
 def test_networks_whose_channels_must_stay_in_order_are_not_interleaved(architecture: dict[str, Any]) -> None:
     network = ssc(architecture)
     with pytest.raises(UserError, match="cannot be interleaved"):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paredown.errors import UserError
 from paredown.execution.assembly import assemble
 from paredown.execution.choices import DTYPES
 from paredown.execution.proof import prove
@@ -40,10 +41,11 @@ def optimise(
     portable: bool = False,
 ) -> Execution:
     """The fastest exact form of the trained `network` for `batch` images on `device`, at torch's present number of
-    threads, found in about `seconds`. `portable`: library operators alone, as ONNX and torch.export need them.
-
-    Raises DeployError where a chosen form computes something else than `network`.
+    threads; whole networks are timed for about `seconds`. `portable`: library operators alone, as ONNX and torch.export
+    need them. Raises UserError for a batch or dtype that cannot be, DeployError where a chosen form is not exact.
     """
+    if batch < 1 or dtype not in DTYPES.values():
+        raise UserError(f"execution for batch={batch} and {dtype}: a batch is at least 1, a dtype {', '.join(DTYPES)}")
     setting = Setting(batch, torch.device(device), dtype, portable)
     choices = fastest(network, setting, seconds)
     prove(network, choices)
@@ -51,8 +53,8 @@ def optimise(
 
 
 def build(network: Network, choices: Mapping[str, Any]) -> nn.Module:
-    """The module that `choices` describe, with the weights of the trained `network`, on the CPU; nothing is timed. {}
-    gives `surgery.deploy.deploy`. A layer that the native kernel should run has its plain form where there is no
+    """The module that `choices` describe, with the weights of the trained `network`; nothing is timed. {} gives
+    `surgery.deploy.deploy`. A layer that the native kernel should run has its plain form where there is no
     compiler. Raises UserError for choices that do not fit the network."""
     module = assemble(network, choices)
     return module.to(DTYPES[choices["dtype"]]) if choices else module

@@ -59,7 +59,7 @@ def assemble(network: Network, choices: Mapping[str, Any]) -> nn.Module:
         traced = Traced(network)
         check_names(choices["layers"], traced.units)
         module = compose(traced, Maker(network), choices["layers"], choices["groups"], choices["memory_format"])
-    return module.to(memory_format=MEMORY_FORMATS[choices["memory_format"]])  # type: ignore[call-overload]
+    return module.to(memory_format=MEMORY_FORMATS[choices["memory_format"]])
 
 
 def compose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -57,10 +58,10 @@ class SparseConv2d(nn.Module):
         self.channels, self.filters = conv.in_channels, conv.out_channels
         self.geometry = (*conv.kernel_size, *conv.stride, *conv.padding, *conv.dilation)
         self.low, self.high = low, high
-        chunks, entries, order, weights = _packed(conv.weight.detach(), conv.groups)
+        chunks, entries, order, weights = _packed(conv.weight.detach().cpu().numpy(), conv.groups)
         for name, values in (("chunks", chunks), ("entries", entries), ("order", order)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.int32).contiguous())
-        self.weights = nn.Parameter(weights, requires_grad=False)
+            self.register_buffer(name, torch.from_numpy(values.astype(np.int32)))
+        self.weights = nn.Parameter(torch.from_numpy(weights), requires_grad=False)
         bias = conv.weight.new_zeros(self.filters) if conv.bias is None else conv.bias.detach().clone()
         self.bias = nn.Parameter(bias, requires_grad=False)
 
@@ -87,35 +88,35 @@ class SparseConv2d(nn.Module):
         return f"{self.channels}, {self.filters}, weights={len(self.weights)}, geometry={self.geometry}"
 
 
-Rows = list[list[int]]
+Array = np.ndarray
 
 
-def _packed(weight: Tensor, groups: int) -> tuple[Rows, Rows, list[int], Tensor]:
+def _packed(weight: Array, groups: int) -> tuple[Array, Array, Array, Array]:
     """`weight` (N, M / groups, kh, kw) as the kernel reads it: chunks of filters that have weights at the same places
     (number of filters, first entry, entries, first weight), entries (channel, tap), the filters in the order of the
     chunks, and their weights, (entries, filters) a chunk."""
-    taps, flat = weight[0, 0].numel(), weight.flatten(1)
-    chunks: Rows = []
-    entries: Rows = []
-    order: list[int] = []
-    weights: list[Tensor] = []
-    for filters in _alike(weight, groups):
-        places = flat[filters[0]].nonzero()[:, 0]
-        first_channel = filters[0] // (len(weight) // groups) * weight.shape[1]
+    n, inputs, kh, kw = weight.shape
+    values = weight.reshape(n, -1)
+    chunks, entries, order, weights = [], [np.zeros((0, 2))], [], []
+    first_entry = first_weight = 0
+    for filters in _alike(values != 0, n // groups):
+        places = np.flatnonzero(values[filters[0]])
+        channels = filters[0] // (n // groups) * inputs + places // (kh * kw)
         for some in _split(filters):
-            chunks.append([len(some), len(entries), len(places), sum(map(len, weights))])
-            weights.append(flat[some][:, places].T.reshape(-1))
+            chunks.append((len(some), first_entry, len(places), first_weight))
+            weights.append(values[some][:, places].T.reshape(-1))
+            first_weight += len(some) * len(places)
             order += some
-        entries += torch.stack([first_channel + places // taps, places % taps], 1).tolist()
-    return chunks, entries or [[0, 0]], order, torch.cat(weights)
+        entries.append(np.stack([channels, places % (kh * kw)], axis=1))
+        first_entry += len(places)
+    return np.array(chunks), np.concatenate(entries), np.array(order), np.concatenate(weights)
 
 
-def _alike(weight: Tensor, groups: int) -> list[list[int]]:
+def _alike(live: Array, per_group: int) -> list[list[int]]:
     """The filters that share their places and their group."""
     found: dict[tuple[int, bytes], list[int]] = {}
-    live = (weight != 0).flatten(1).cpu().numpy()
     for index, row in enumerate(live):
-        found.setdefault((index // (len(weight) // groups), row.tobytes()), []).append(index)
+        found.setdefault((index // per_group, row.tobytes()), []).append(index)
     return list(found.values())
 
 

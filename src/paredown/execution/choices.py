@@ -30,8 +30,8 @@ def check(choices: Any) -> None:
     if choices["format"] != FORMAT:
         raise UserError(f"choices of execution are of format {choices['format']!r}, this version reads {FORMAT}")
     for key, known in (("memory_format", MEMORY_FORMATS), ("dtype", DTYPES)):
-        if choices[key] not in known:
-            raise UserError(f"choices of execution: {key}={choices[key]!r}: {nearest(choices[key], known)}")
+        if str(choices[key]) not in known:
+            raise UserError(f"choices of execution: {key}={choices[key]!r}: {nearest(str(choices[key]), known)}")
     layers, groups = choices["layers"], choices["groups"]
     if not isinstance(layers, Mapping):
         raise UserError(f"choices of execution: layers are a JSON object, not {type(layers).__name__}")

@@ -36,7 +36,8 @@ def dense(unit: Unit, twin: nn.Module) -> nn.Module | None:
     if not isinstance(twin, nn.Conv2d | nn.Linear):
         return None
     one = copy.deepcopy(twin)
-    one.weight = nn.Parameter(layer.effective_weight().detach().clone(memory_format=torch.contiguous_format))
+    weight: Tensor = layer.effective_weight()  # type: ignore[operator]
+    one.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     bias = _bias(plain_of(layer))
     one.bias = None if bias is None else nn.Parameter(bias.detach().clone())
     return _folded(one, unit.norm).eval()

@@ -107,7 +107,7 @@ def only_user(node: fx.Node) -> fx.Node | None:
 
 def shape_of(node: fx.Node) -> Shape:
     """The shape of what `node` gives for one image; () where that is no tensor."""
-    meta = node.meta.get("tensor_meta")
+    meta: Any = node.meta.get("tensor_meta")
     return tuple(meta.shape) if hasattr(meta, "shape") else ()
 
 

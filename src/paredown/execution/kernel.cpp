@@ -31,7 +31,9 @@ void tile(const Layer<T> &layer, const T *const *in, T *const *out, const T *con
           const int64_t *offsets, const int32_t *places, int64_t entries, const T *weights) {
     using V = typename Vector<T>::type;
     V sums[F][P];
+#pragma GCC unroll 16
     for (int f = 0; f < F; f++)
+#pragma GCC unroll 16
         for (int p = 0; p < P; p++) sums[f][p] = V{} + layer.bias[filters[f]];
     for (int64_t k = 0; k < entries; k++) {
         const T *w = weights + (int64_t)places[k] * F;
@@ -43,7 +45,9 @@ void tile(const Layer<T> &layer, const T *const *in, T *const *out, const T *con
 #pragma GCC unroll 16
             for (int p = 0; p < P; p++) sums[f][p] += x[p] * w[f];
     }
+#pragma GCC unroll 16
     for (int f = 0; f < F; f++)
+#pragma GCC unroll 16
         for (int p = 0; p < P; p++) {
             int64_t at = filters[f] * layer.out_area * LANES;
             V y = sums[f][p];

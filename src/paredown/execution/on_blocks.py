@@ -12,6 +12,7 @@ from paredown.execution.blocked import PerChannel, SparseConv2d, from_blocks, to
 from paredown.execution.graph import ELEMENTWISE, FUNCTIONS, POOLS, is_relu, is_sum, module_of, only_user, shape_of
 from paredown.models.resnet import SubsampleAndPad
 
+DOES_NOTHING = nn.Dropout | nn.Identity  # in eval mode
 CLAMPS: dict[type[nn.Module], tuple[float, float]] = {nn.ReLU: (0.0, math.inf), nn.ReLU6: (0.0, 6.0)}
 
 
@@ -26,6 +27,21 @@ class SubsampleAndPadBlocks(nn.Module):
         """(blocks, C, H, W, 16) to (blocks, C + extra, H', W', 16)."""
         kept = x[:, :, :: self.stride, :: self.stride]
         return functional.pad(kept, (0, 0, 0, 0, 0, 0, 0, self.extra))
+
+
+def _named(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _on_blocks_instead(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
+    """What does on blocks what `node` does, where that is a module of its own."""
+    if node.op == "call_function" and node.target is functional.adaptive_avg_pool2d:
+        module = nn.AdaptiveAvgPool2d(node.args[1])  # type: ignore[arg-type]
+    if isinstance(module, POOLS):
+        return PerChannel(module)
+    if isinstance(module, SubsampleAndPad):
+        return SubsampleAndPadBlocks(module.stride, module.extra)
+    return None
 
 
 def on_blocks(graph: fx.GraphModule, native: Mapping[str, nn.Module]) -> fx.GraphModule:
@@ -46,7 +62,7 @@ class _Rewriting:
         self.old, self.native, self.new = graph, native, fx.Graph()
         self.plain: dict[fx.Node, fx.Node] = {}
         self.blocked: dict[fx.Node, fx.Node] = {}
-        self.waiting: dict[fx.Node, fx.Node] = {}
+        self.waiting: set[fx.Node] = set()
         self.batch: fx.Node | None = None
 
     def run(self) -> fx.Graph:
@@ -61,48 +77,36 @@ class _Rewriting:
 
     def _on_blocks(self, node: fx.Node) -> bool:
         """Whether `node` could be written on blocks, and was."""
-        module = module_of(node, self.old)
+        given = node.all_input_nodes
         if node.op == "call_module" and node.target in self.native:
             self._convolution(node)
-        elif is_sum(node) and (waiting := next((arg for arg in node.args if arg in self.waiting), None)):
-            conv = self.waiting[waiting]  # type: ignore[index]
-            other = next(arg for arg in node.args if arg is not waiting)
-            self._call(node, str(conv.target), self._as_blocks(conv.all_input_nodes[0]), self._as_blocks(other))  # type: ignore[arg-type]
-        elif not any(given in self.blocked for given in node.all_input_nodes):
+        elif is_sum(node) and any(side in self.waiting for side in given):
+            self._sum(node)
+        elif not any(one in self.blocked for one in given) or any(len(shape_of(one)) != 4 for one in given):
             return False
-        elif isinstance(module, nn.Dropout | nn.Identity) or getattr(node.target, "__name__", "") == "stochastic_depth":
-            self.blocked[node] = self.blocked[node.all_input_nodes[0]]
-        elif self._replaced(node, module):
-            pass
+        elif isinstance(module := module_of(node, self.old), DOES_NOTHING) or _named(node) == "stochastic_depth":
+            self.blocked[node] = self.blocked[given[0]]
+        elif instead := _on_blocks_instead(node, module):
+            name = f"{node.name}_on_blocks"
+            self.old.add_submodule(name, instead)
+            self.blocked[node] = self.new.call_module(name, (self.blocked[given[0]],))
         elif isinstance(module, ELEMENTWISE) or (node.op == "call_function" and node.target in FUNCTIONS):
-            if any(len(shape_of(given)) != 4 for given in node.all_input_nodes):
-                return False
             self.blocked[node] = self.new.node_copy(node, self._as_blocks)
         else:
             return False
         return True
 
-    def _replaced(self, node: fx.Node, module: nn.Module | None) -> bool:
-        if node.op == "call_function" and node.target is functional.adaptive_avg_pool2d:
-            module = nn.AdaptiveAvgPool2d(node.args[1])  # type: ignore[arg-type]
-        if isinstance(module, POOLS):
-            instead: nn.Module = PerChannel(module)
-        elif isinstance(module, SubsampleAndPad):
-            instead = SubsampleAndPadBlocks(module.stride, module.extra)
-        else:
-            return False
-        name = f"{node.name}_on_blocks"
-        self.old.add_submodule(name, instead)
-        self.blocked[node] = self.new.call_module(name, (self._as_blocks(node.all_input_nodes[0]),))
-        return True
+    def _sum(self, node: fx.Node) -> None:
+        """The layer that waits, with the other side of the sum as its second input."""
+        conv, other = sorted(node.all_input_nodes, key=lambda side: side not in self.waiting)
+        self._call(node, str(conv.target), self._as_blocks(conv.all_input_nodes[0]), self._as_blocks(other))
 
     def _convolution(self, node: fx.Node) -> None:
         user = only_user(node)
         if user is not None and is_sum(user) and type(self.native[str(node.target)]) is SparseConv2d:
-            others = [arg for arg in user.args if arg is not node]
+            others = [side for side in user.all_input_nodes if side is not node]
             if others and others[0] not in self.waiting:
-                self.waiting[node] = node
-                self.blocked[node] = node  # never read: the sum takes its place
+                self.waiting.add(node)
                 return
         self._call(node, str(node.target), self._as_blocks(node.all_input_nodes[0]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from paredown.cost.latency import device_name
@@ -23,6 +24,7 @@ from paredown.execution.graph import Traced, Unit
 from paredown.execution.interleaved import Interleaved, divisors, splits
 from paredown.plan import Network
 
+log = logging.getLogger("paredown")
 LIBRARY = ("plain", "dense", "sparse")
 HOPELESS = 1.25  # a network that takes this many times the best one's time is not timed again
 FEWEST, MOST = 3, 25  # rounds
@@ -40,7 +42,7 @@ class Setting:
 
     def choices(self, layers: Mapping[str, str], memory_format: str, groups: int | None = None) -> Choices:
         """These layers' forms as plain data."""
-        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
+        name = next(name for name, dtype in DTYPES.items() if dtype == self.dtype)  # `optimise` knows that it is there
         return {
             "format": FORMAT,
             "layers": dict(layers),
@@ -52,6 +54,11 @@ class Setting:
             "threads": torch.get_num_threads(),
             "device": device_name(self.device),
         }
+
+    def maps(self, shape: tuple[int, ...]) -> Tensor:
+        """A batch of random maps of `shape`; torch's own generator stays where it was."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(self.batch, *shape, generator=generator).to(self.device, self.dtype)
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ def fastest(network: Network, setting: Setting, seconds: float) -> Choices:
     """The choices of the fastest network; whole networks are timed for about `seconds`."""
     with torch.no_grad():
         rivals = _rivals(network, setting)
-        images = torch.randn(setting.batch, *network.input_shape, dtype=setting.dtype, device=setting.device)
+        images = setting.maps(network.input_shape)
         modules = [prepared(assemble(network, choices), choices["memory_format"], setting) for choices in rivals]
         with torch.inference_mode():
             times = race([partial(module, images) for module in modules], seconds)
@@ -94,18 +101,30 @@ def _rivals(network: Network, setting: Setting) -> list[Choices]:
     if traced is None or not traced.units:
         return [setting.choices({}, memory_format) for memory_format in MEMORY_FORMATS]
     alone, found = Alone(Maker(network), setting), []
-    for memory_format in MEMORY_FORMATS:
-        times = {name: alone.times(unit, memory_format) for name, unit in traced.units.items()}
-        every = dict.fromkeys(times, "plain")
-        whole = {name: "dense" if "dense" in own else "plain" for name, own in times.items()}
-        best = {name: _least(own, LIBRARY) for name, own in times.items()}
-        found += [setting.choices(layers, memory_format) for layers in (every, whole, best)]
-        if any("native" in own for own in times.values()):
-            kernel = {name: "native" if "native" in own else best[name] for name, own in times.items()}
-            mixed = {name: _least(own, (*LIBRARY, "native")) for name, own in times.items()}
-            found += [setting.choices(layers, memory_format) for layers in (kernel, mixed)]
+    times = {form: {u.name: alone.times(u, form) for u in traced.units.values()} for form in MEMORY_FORMATS}
+    for memory_format, own in times.items():
+        found += [setting.choices(layers, memory_format) for layers in _of_library(own)]
+    # what remains for the library beside the kernel is little: one layout will do
+    layout = min(times, key=lambda form: sum(seconds["plain"] for seconds in times[form].values()))
+    if any("native" in seconds for seconds in times[layout].values()):
+        found += [setting.choices(layers, layout) for layers in _of_kernel(times[layout])]
     found += _interleaved(network, traced, alone)
     return [choices for index, choices in enumerate(found) if choices not in found[:index]]
+
+
+Times = Mapping[str, Mapping[str, float]]  # of each layer in each of its forms
+
+
+def _of_library(times: Times) -> list[dict[str, str]]:
+    """Every layer plain; every one dense; each as it is fastest alone."""
+    whole = {name: "dense" if "dense" in own else "plain" for name, own in times.items()}
+    return [dict.fromkeys(times, "plain"), whole, {name: _least(own, LIBRARY) for name, own in times.items()}]
+
+
+def _of_kernel(times: Times) -> list[dict[str, str]]:
+    """Every layer native that can be; those alone that are faster so."""
+    every = {name: "native" if "native" in own else _least(own, LIBRARY) for name, own in times.items()}
+    return [every, {name: _least(own, (*LIBRARY, "native")) for name, own in times.items()}]
 
 
 def _least(times: Mapping[str, float], among: tuple[str, ...]) -> str:
@@ -162,8 +181,7 @@ class Alone:
 
     def _measured(self, unit: Unit, module: nn.Module, form: str, memory_format: str) -> float:
         module = prepared(module, memory_format, self.setting)
-        shape = (self.setting.batch, *unit.input_shape[1:])
-        x = torch.randn(shape, dtype=self.setting.dtype, device=self.setting.device)
+        x = self.setting.maps(unit.input_shape[1:])
         if form == "native":
             x = to_blocks(x)
         elif x.dim() == 4:
@@ -176,17 +194,18 @@ class Alone:
 
 
 def traced_or_none(network: Network) -> Traced | None:
-    """None where torch.fx cannot follow the network's forward."""
+    """None where torch.fx cannot follow the network's forward, which the log then says."""
     try:
         return Traced(network)
-    except TraceError:
+    except (TraceError, TypeError, RuntimeError) as error:  # what it raises for branches, loops and lengths of tensors
+        log.info("execution: the layers stay plain, torch.fx cannot follow the network: %s", str(error).split("\n")[0])
         return None
 
 
 def prepared(module: nn.Module, memory_format: str, setting: Setting) -> nn.Module:
     """`module` on its device, in its dtype and layout."""
     layout = MEMORY_FORMATS[memory_format]
-    return module.to(setting.device, setting.dtype).to(memory_format=layout).eval()  # type: ignore[call-overload]
+    return module.to(setting.device, setting.dtype).to(memory_format=layout).eval()
 
 
 def _time(run: Callable[[], Any]) -> float:
