@@ -89,13 +89,15 @@ def bench(request: Request, subject: Subject) -> Bench:
     """Time `subject` as `request` says. Choosing forms is not part of the time that is watched for quiet."""
     device = device_of(request.device)
     with use_threads(request.threads):
-        everything = {batch: _candidates(request, subject, batch, device) for batch in request.batches}
+        everything = {
+            batch: _fastest(_candidates(request, subject, batch, device), request.seconds / 2)
+            for batch in request.batches
+        }
         watch = Watch()
         batches = [_timed(request, batch, candidates) for batch, candidates in everything.items()]
         near = min(everything, key=lambda batch: abs(batch - LAYERS_AT))
-        layers = by_layer(
-            subject.dense, _fastest(everything[near], batches[list(everything).index(near)]), request.seconds
-        )
+        pair = {one.network: one for one in everything[near] if one.precision == "fp32"}
+        layers = by_layer(subject.dense, pair, request.seconds)
         spread = max(_spread(speed_up.rounds) for batch in batches for speed_up in batch.speed_ups)
         quiet = Quiet(watch.others(), watch.load, spread)
         threads = torch.get_num_threads()
@@ -132,21 +134,26 @@ def _chosen(name: str, precision: str, network: Network, batch: int, device: tor
     )
 
 
+def _fastest(candidates: Sequence[Candidate], seconds: float) -> list[Candidate]:
+    """Of each network and precision the form that is faster here, dense and deployed of one precision side by side:
+    the fewer run in a turn, the less a machine that changes its pace comes between the two that are compared."""
+    turns = in_turns([(candidate.module, candidate.images) for candidate in candidates], seconds)
+    medians = [statistics.median(column) for column in zip(*turns, strict=True)]
+    ranked = sorted(zip(medians, range(len(candidates)), strict=True), reverse=True)
+    best = {(one.precision, one.network): one for one in (candidates[index] for _, index in ranked)}
+    return [best[own] for own in sorted(best, reverse=True)]  # fp32 before bf16
+
+
 def _timed(request: Request, batch: int, candidates: Sequence[Candidate]) -> Batch:
-    pairs = [(candidate.module, candidate.images) for candidate in candidates]
     log.info("timing batch %d", batch)
+    pairs = [(candidate.module, candidate.images) for candidate in candidates]
     rounds = [in_turns(pairs, request.seconds) for _ in range(request.rounds)]
     turns = [turn for part in rounds for turn in part]
-    medians = [statistics.median(column) for column in zip(*turns, strict=True)]
-    best: dict[tuple[str, str], int] = {}
-    for index, candidate in enumerate(candidates):
-        own = (candidate.network, candidate.precision)
-        if own not in best or medians[index] < medians[best[own]]:
-            best[own] = index
-    times = [_time(candidates[index], [turn[index] for turn in turns]) for index in best.values()]
+    place = {(one.network, one.precision): index for index, one in enumerate(candidates)}
+    times = [_time(one, [turn[index] for turn in turns]) for index, one in enumerate(candidates)]
     ratios = {}
-    for dense, deployed in _compared({own: medians[index] for own, index in best.items()}):
-        one, other = best["dense", dense], best["deployed", deployed]
+    for dense, deployed in _compared({(one.network, one.precision): one.ms for one in times}):
+        one, other = place["dense", dense], place["deployed", deployed]
         ratios[dense, deployed] = [[turn[one] / turn[other] for turn in part] for part in rounds]
     return Batch(batch, len(turns), times, [_speed_up(*names, parts) for names, parts in ratios.items()])
 
@@ -180,9 +187,3 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _spread(rounds: Sequence[float]) -> float:
     return (max(rounds) - min(rounds)) / statistics.median(rounds)
-
-
-def _fastest(candidates: Sequence[Candidate], batch: Batch) -> dict[str, Candidate]:
-    """The fp32 form of each network that was fastest."""
-    forms = {time.network: time.form for time in batch.times if time.precision == "fp32"}
-    return {one.network: one for one in candidates if one.precision == "fp32" and one.form == forms.get(one.network)}
