@@ -141,7 +141,7 @@ def _fastest(candidates: Sequence[Candidate], seconds: float) -> list[Candidate]
     medians = [statistics.median(column) for column in zip(*turns, strict=True)]
     ranked = sorted(zip(medians, range(len(candidates)), strict=True), reverse=True)
     best = {(one.precision, one.network): one for one in (candidates[index] for _, index in ranked)}
-    return [best[own] for own in sorted(best, reverse=True)]  # fp32 before bf16
+    return [best[own] for own in sorted(best, key=lambda own: (own[0] != "fp32", own[1]))]
 
 
 def _timed(request: Request, batch: int, candidates: Sequence[Candidate]) -> Batch:
