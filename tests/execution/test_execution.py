@@ -17,6 +17,7 @@ from paredown.execution.assembly import Maker
 from paredown.execution.graph import Traced
 from paredown.execution.interleaved import splits
 from paredown.execution.proof import prove
+from paredown.layers import masked
 from paredown.layers.ssc import clip
 from paredown.plan import Network
 from paredown.surgery.deploy import DeployError
@@ -169,6 +170,26 @@ def test_where_there_is_no_compiler_the_layers_run_plain(monkeypatch: pytest.Mon
     module, images = execution.build(network, chosen), torch.randn(2, *SHAPE)
     assert {type(layer) for layer in module.modules() if isinstance(layer, nn.Conv2d)} == {nn.Conv2d}
     torch.testing.assert_close(module(images), network.module(images), rtol=1e-4, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """Calls one masked convolution twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = masked.build(nn.Conv2d(3, 3, 3, padding=1)), nn.BatchNorm2d(3)
+        self.conv.set_mask(torch.rand_like(self.conv.weight) < 0.5)  # type: ignore[arg-type]
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv(torch.relu(self.conv(x)))).mean((2, 3)))
+
+
+def test_a_layer_that_is_called_twice_is_deployed_too() -> None:
+    network = Network(Twice().eval(), {}, SHAPE)
+    chosen = choices(network, "native")
+    assert chosen["layers"] == {"fc": "plain"} and prove(network, chosen) < 1e-5
+    assert type(execution.build(network, chosen).get_submodule("conv")) is nn.Conv2d
 
 
 class Branching(nn.Module):
