@@ -130,15 +130,17 @@ def test_low_rank_in_every_form(kind: str, arguments: dict[str, Any], form: str)
     assert prove(network, chosen) < 1e-5
 
 
-def test_masked_linear_layers_as_sparse_matrices() -> None:
+@pytest.mark.parametrize("kind", ["masked", "sparse"])
+def test_masked_linear_layers_as_sparse_matrices(kind: str) -> None:
     network = dense({"_target_": "paredown.models.counterparts.three_fc", "hidden": 30, "image_size": [16, 16]})
     for name in ("fc1", "fc2", "fc3"):
-        blueprint.rewrite(network, name, "masked")
+        blueprint.rewrite(network, name, kind)
         layer = network.module.get_submodule(name)
         layer.set_mask(torch.rand_like(layer.weight) < 0.1)  # type: ignore[operator]
     chosen = choices(network, "sparse")
     assert list(chosen["layers"].values()) == ["sparse"] * 3
     assert prove(network, chosen) < 1e-5
+    assert type(execution.build(network, choices(network, "plain")).get_submodule("fc3")) is nn.Linear
 
 
 @pytest.mark.parametrize("portable", [True, False])
