@@ -2,7 +2,7 @@
 
     python benchmarks/deploy.py                       # SSC at 90, 95 and 98 %: VGG-19 and ResNet-32 of double width
     python benchmarks/deploy.py --what low_rank       # ResNet-18 and VGG-19 at a third of the MACs
-    python benchmarks/deploy.py --what never_slower   # every model of conf/model, SSC and a low-rank method
+    python benchmarks/deploy.py --what never_slower   # every model of conf/model: SSC, low rank, unstructured masks
 
 Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last; `folded` has its
 batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts.
@@ -25,6 +25,7 @@ from paredown import blueprint, execution
 from paredown.cost import count
 from paredown.cost.latency import device_name
 from paredown.errors import UserError
+from paredown.layers.masked import maskable
 from paredown.layers.ssc import Policy, apply_pair, choose
 from paredown.plan import Network, Target
 from paredown.surgery.deploy import deploy
@@ -69,13 +70,16 @@ def every_model() -> Iterable[tuple[str, Network]]:
         values = yaml.safe_load(path.read_text())
         architecture = {key: value for key, value in values.items() if key not in ("weights", "weight_decay")}
         shape = SMALL if ".vision." in values["_target_"] else CIFAR
-        for method, make in (("ssc 90%", ssc), ("low rank spatial 2x", low_rank)):
+        methods = {
+            "ssc 90%": lambda a, s: ssc(a, s, 0.9),
+            "low rank spatial 2x": lambda a, s: low_rank(a, s, "spatial", 2.0),
+            "mask 90%": masked,
+        }
+        for method, make in methods.items():
             try:
-                network = make(architecture, shape, *((0.9,) if make is ssc else ("spatial", 2.0)))
-            except UserError as error:
-                print(f"{path.stem} {method}: {error}")
+                yield f"{path.stem} {method}", make(architecture, shape)
+            except UserError:  # a network without the layers that the method is for
                 continue
-            yield f"{path.stem} {method}", network
 
 
 def fresh(architecture: dict, shape: tuple[int, int, int]) -> Network:
@@ -108,6 +112,16 @@ def low_rank(architecture: dict, shape: tuple[int, int, int], form: str, speed_u
     for name, rank in ranks_at(spectra, energy_within(spectra, cost, limit)).items():
         layer = network.module.get_submodule(name).truncated(rank)
         blueprint.place(network, name, layer, "low_rank", form=form, rank=rank)
+    return network
+
+
+def masked(architecture: dict, shape: tuple[int, int, int]) -> Network:
+    """A tenth of the weights of each layer, anywhere."""
+    network = fresh(architecture, shape)
+    for name in maskable(network.module):
+        blueprint.rewrite(network, name, "masked")
+        layer = network.module.get_submodule(name)
+        layer.set_mask(torch.rand_like(layer.weight) < 0.1)
     return network
 
 

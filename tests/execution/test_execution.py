@@ -17,6 +17,7 @@ from paredown.execution.assembly import Maker
 from paredown.execution.graph import Traced
 from paredown.execution.interleaved import splits
 from paredown.execution.proof import prove
+from paredown.layers import masked
 from paredown.layers.ssc import clip
 from paredown.plan import Network
 from paredown.surgery.deploy import DeployError
@@ -129,15 +130,17 @@ def test_low_rank_in_every_form(kind: str, arguments: dict[str, Any], form: str)
     assert prove(network, chosen) < 1e-5
 
 
-def test_masked_linear_layers_as_sparse_matrices() -> None:
+@pytest.mark.parametrize("kind", ["masked", "sparse"])
+def test_masked_linear_layers_as_sparse_matrices(kind: str) -> None:
     network = dense({"_target_": "paredown.models.counterparts.three_fc", "hidden": 30, "image_size": [16, 16]})
     for name in ("fc1", "fc2", "fc3"):
-        blueprint.rewrite(network, name, "masked")
+        blueprint.rewrite(network, name, kind)
         layer = network.module.get_submodule(name)
         layer.set_mask(torch.rand_like(layer.weight) < 0.1)  # type: ignore[operator]
     chosen = choices(network, "sparse")
     assert list(chosen["layers"].values()) == ["sparse"] * 3
     assert prove(network, chosen) < 1e-5
+    assert type(execution.build(network, choices(network, "plain")).get_submodule("fc3")) is nn.Linear
 
 
 @pytest.mark.parametrize("portable", [True, False])
@@ -169,6 +172,26 @@ def test_where_there_is_no_compiler_the_layers_run_plain(monkeypatch: pytest.Mon
     module, images = execution.build(network, chosen), torch.randn(2, *SHAPE)
     assert {type(layer) for layer in module.modules() if isinstance(layer, nn.Conv2d)} == {nn.Conv2d}
     torch.testing.assert_close(module(images), network.module(images), rtol=1e-4, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """Calls one masked convolution twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = masked.build(nn.Conv2d(3, 3, 3, padding=1)), nn.BatchNorm2d(3)
+        self.conv.set_mask(torch.rand_like(self.conv.weight) < 0.5)  # type: ignore[arg-type]
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.conv(torch.relu(self.conv(x)))).mean((2, 3)))
+
+
+def test_a_layer_that_is_called_twice_is_deployed_too() -> None:
+    network = Network(Twice().eval(), {}, SHAPE)
+    chosen = choices(network, "native")
+    assert chosen["layers"] == {"fc": "plain"} and prove(network, chosen) < 1e-5
+    assert type(execution.build(network, chosen).get_submodule("conv")) is nn.Conv2d
 
 
 class Branching(nn.Module):

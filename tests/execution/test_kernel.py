@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from paredown.execution import native
-from paredown.execution.blocked import PerChannel, SparseConv2d, from_blocks, to_blocks
+from paredown.execution.blocked import SparseConv2d, TiledMaxPool, from_blocks, pooling, to_blocks
 from paredown.execution.interleaved import Interleaved, residues, splits
 from paredown.layers.ssc import build
 
@@ -114,8 +114,10 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
 
 def test_pooling_on_blocks() -> None:
     x = images(18, 5, 8, 6)
-    for pool in (nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)):
-        torch.testing.assert_close(from_blocks(PerChannel(pool)(to_blocks(x)), 18), pool(x))
+    every = (nn.MaxPool2d(2), nn.MaxPool2d(4, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1))
+    for pool in (*every, nn.MaxPool2d(1), nn.AdaptiveAvgPool2d(1)):
+        torch.testing.assert_close(from_blocks(pooling(pool)(to_blocks(x)), 18), pool(x))
+    assert isinstance(pooling(nn.MaxPool2d(2)), TiledMaxPool)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -15,7 +15,7 @@ from paredown.execution.graph import Traced, Unit
 from paredown.execution.interleaved import Unfit, interleave, splits
 from paredown.execution.on_blocks import on_blocks
 from paredown.plan import Network
-from paredown.surgery.deploy import deploy
+from paredown.surgery.deploy import compressed_layers, deploy
 from paredown.surgery.low_rank import dense_twin
 
 Forms = dict[str, nn.Module]
@@ -76,6 +76,8 @@ def compose(
             raise UserError(f"choices of execution: layer {name!r}, a {kind}, has no form {form!r} of groups={groups}")
         made[name] = module
         traced.graph.set_submodule(name, module)
+    for name, layer in compressed_layers(traced.graph).items():  # called more than once: no unit
+        traced.graph.set_submodule(name, layer.deployed())
     if groups is not None:
         try:
             split = [name for name, form in wanted.items() if form == "interleaved"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import numpy as np
 import torch
@@ -39,6 +40,31 @@ class PerChannel(nn.Module):
         """(blocks, C, H, W, 16) to (blocks, C, H', W', 16)."""
         y = self.layer(x.flatten(0, 1).permute(0, 3, 1, 2))
         return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
+
+
+class TiledMaxPool(nn.Module):
+    """A max-pooling whose windows of `size` x `size` tile the map, on blocks: whole vectors against each other, which
+    takes half the time of torch's pooling. Any other map is pooled by torch."""
+
+    def __init__(self, pool: nn.MaxPool2d, size: int) -> None:
+        super().__init__()
+        self.other, self.size = PerChannel(pool), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(blocks, C, H, W, 16) to (blocks, C, H / size, W / size, 16)."""
+        if x.shape[2] % self.size or x.shape[3] % self.size:
+            return self.other(x)
+        rows = reduce(torch.maximum, [x[:, :, start :: self.size] for start in range(self.size)])
+        return reduce(torch.maximum, [rows[:, :, :, start :: self.size] for start in range(self.size)])
+
+
+def pooling(pool: nn.Module) -> nn.Module:
+    """`pool`, a pooling of torch, on blocks."""
+    if isinstance(pool, nn.MaxPool2d):
+        sizes = {pool.kernel_size, pool.stride}
+        if sizes in ({2}, {3}, {4}) and (pool.padding, pool.dilation) == (0, 1):
+            return TiledMaxPool(pool, sizes.pop())  # type: ignore[arg-type]
+    return PerChannel(pool)
 
 
 class SparseConv2d(nn.Module):

@@ -21,9 +21,7 @@ FORMS = ("plain", "dense", "sparse", "native", "interleaved")
 
 def plain(unit: Unit) -> nn.Module:
     """What `surgery.deploy` ships in the layer's place, with the batch norm folded into its last layer."""
-    layer = unit.layer
-    own = layer.deployed() if isinstance(layer, CompressedLayer) else layer
-    return _folded(copy.deepcopy(own), unit.norm).eval()
+    return _folded(copy.deepcopy(plain_of(unit.layer)), unit.norm).eval()
 
 
 def dense(unit: Unit, twin: nn.Module) -> nn.Module | None:
@@ -47,7 +45,7 @@ def sparse(unit: Unit) -> nn.Module | None:
     """A masked linear layer as a sparse matrix by rows; None for any other layer."""
     if not isinstance(unit.layer, MaskedLinear):
         return None
-    own = MaskedLinear.deployed(unit.layer)
+    own = plain_of(unit.layer)
     linear = _folded(own, unit.norm)
     return SparseLinear(linear.weight, own.weight != 0, linear.bias).eval()  # type: ignore[arg-type]
 
@@ -63,7 +61,9 @@ def native(unit: Unit) -> nn.Sequential | SparseConv2d | None:
 
 
 def plain_of(layer: nn.Module) -> nn.Module:
-    """The layer as it ships, without its batch norm."""
+    """The layer as it ships, without its batch norm; a masked linear layer with its zeros: see `sparse`."""
+    if isinstance(layer, MaskedLinear):
+        return MaskedLinear.deployed(layer)
     return layer.deployed() if isinstance(layer, CompressedLayer) else layer
 
 

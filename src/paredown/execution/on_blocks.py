@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from paredown.execution.blocked import PerChannel, SparseConv2d, from_blocks, to_blocks
+from paredown.execution.blocked import SparseConv2d, from_blocks, pooling, to_blocks
 from paredown.execution.graph import ELEMENTWISE, FUNCTIONS, POOLS, is_relu, is_sum, module_of, only_user, shape_of
 from paredown.models.resnet import SubsampleAndPad
 
@@ -38,7 +38,7 @@ def _on_blocks_instead(node: fx.Node, module: nn.Module | None) -> nn.Module | N
     if node.op == "call_function" and node.target is functional.adaptive_avg_pool2d:
         module = nn.AdaptiveAvgPool2d(node.args[1])  # type: ignore[arg-type]
     if isinstance(module, POOLS):
-        return PerChannel(module)
+        return pooling(module)
     if isinstance(module, SubsampleAndPad):
         return SubsampleAndPadBlocks(module.stride, module.extra)
     return None
