@@ -130,7 +130,7 @@ def _speed_ups(bench: Bench) -> Any:
             "insidetextanchor": "start",
         }
         names, values = [f"batch {batch.batch}" for batch, _ in own], [one.value for _, one in own]
-        plot.add_trace(graph_objects.Bar(name=f"deployed {deployed} / dense {dense}", x=names, y=values, **bar))
+        plot.add_trace(graph_objects.Bar(name=f"dense {dense} / deployed {deployed}", x=names, y=values, **bar))
     plot.add_hline(y=1, line_dash="dot", annotation_text="as fast as dense")
     ratio = bench.dense_macs / bench.macs
     plot.add_hline(y=ratio, line_dash="dash", annotation_text=f"{ratio:.2f}x fewer MACs")
