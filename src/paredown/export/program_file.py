@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zipfile
 from pathlib import Path
@@ -18,8 +19,11 @@ FACTS = "paredown.json"
 def write(source: Source, path: Path, opset: int | None = None) -> None:
     """The module traced with a free batch size. Example inputs are left out: torch would pickle them."""
     shapes = ({0: torch.export.Dim("batch")},)
+    module = copy.deepcopy(source.module)
+    for tensor in (*module.parameters(), *module.buffers()):  # a view, or one in channels-last order, is not kept whole
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     try:
-        program = torch.export.export(source.module, (source.example(),), dynamic_shapes=shapes)
+        program = torch.export.export(module, (source.example(),), dynamic_shapes=shapes)
     except Exception as error:  # of dozens of types, none of them public
         raise UserError(f"torch.export cannot trace {type(source.module).__name__}: {_first(error)}") from error
     program.example_inputs = None

@@ -20,9 +20,11 @@ def show(made: Exported, name: str | None) -> None:
     console = Console()
     console.print(f"{made.certificate.about['experiment']}, exported", style="bold", highlight=False)
     console.print(table)
-    entries = made.certificate.entries.values()
-    if idle := max(entry.macs - entry.active_macs for entry in entries):
-        console.print(f"{idle:,} multiply-adds are by weights that are zero: they save no time here", highlight=False)
+    for format, entry in made.certificate.entries.items():
+        if idle := entry.macs - entry.active_macs:
+            console.print(
+                f"{format}: {idle:,} multiply-adds are by weights that are zero and save no time", highlight=False
+            )
     said = [made.certificate.words(), f"files    {made.folder}", f"try      python {made.folder / USAGE} IMAGE"]
     said += [f"MLflow   models:/{name}/{made.version}"] if made.version else []
     for line in said:
