@@ -50,10 +50,11 @@ def exported(runs, output):
 def test_every_format_is_certified_by_a_fresh_process(exported, runs) -> None:
     made = exported.certificate
     assert set(made.entries) == {"torch", "program", "onnx"} and made.equal and made.images > 100
-    for entry in made.entries.values():
+    for name, entry in made.entries.items():
         assert entry.equal_predictions == 1 and entry.top1 == pytest.approx(made.trained_top1)
         assert entry.active_macs == runs["ssc"].metrics["cost/macs"] == made.trained_macs
-        assert 0.5 < entry.bytes / entry.dense_bytes < 1.5
+        ratio = entry.bytes / entry.dense_bytes
+        assert ratio < 0.4 if name == "torch" else 0.8 < ratio < 1.2  # zeros take room in the other two
     assert json.loads((exported.folder / "certificate.json").read_text())["certified"] is True
 
 
