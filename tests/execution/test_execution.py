@@ -249,7 +249,7 @@ def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.Monkey
     network = low_rank("low_rank", form="channel", rank=4)
     right = forms.dense
 
-    def wrong(unit: Any, twin: nn.Module) -> nn.Module | None:
+    def wrong(unit: Any, twin: Any) -> nn.Module | None:
         made = right(unit, twin)
         if made is not None:
             made.weight.data[0, 0] += 1e-6  # type: ignore[union-attr, index, operator]

@@ -35,7 +35,7 @@ class Maker:
             "interleaved": forms.plain,
             "sparse": forms.sparse,
             "native": forms.native,
-            "dense": lambda unit: forms.dense(unit, self.twin.get_submodule(unit.name)),
+            "dense": lambda unit: forms.dense(unit, lambda: self.twin.get_submodule(unit.name)),
         }
         with torch.no_grad():
             return makers[form](unit)

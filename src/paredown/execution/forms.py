@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +25,16 @@ def plain(unit: Unit) -> nn.Module:
     return _folded(copy.deepcopy(plain_of(unit.layer)), unit.norm).eval()
 
 
-def dense(unit: Unit, twin: nn.Module) -> nn.Module | None:
-    """The factors of a low-rank layer as the one layer they make, of the geometry of `twin`, the layer of the dense
+def dense(unit: Unit, twin: Callable[[], nn.Module]) -> nn.Module | None:
+    """The factors of a low-rank layer as the one layer they make, of the geometry of `twin()`, the layer of the dense
     network; None for what has no factors."""
     layer = unit.layer
     whole = isinstance(plain_of(layer), nn.Conv2d | nn.Linear)
     if whole or not isinstance(layer, CompressedLayer) or not hasattr(layer, "effective_weight"):
         return None
-    if not isinstance(twin, nn.Conv2d | nn.Linear):
+    one = copy.deepcopy(twin())
+    if not isinstance(one, nn.Conv2d | nn.Linear):
         return None
-    one = copy.deepcopy(twin)
     weight: Tensor = layer.effective_weight()  # type: ignore[operator]
     one.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     bias = _bias(plain_of(layer))
