@@ -53,6 +53,15 @@ def test_an_unknown_kind_is_named(saved: tuple[Network, Path], kind: str) -> Non
         blueprint.load(saved[1])
 
 
+def test_an_argument_of_a_newer_version_is_named(saved: tuple[Network, Path]) -> None:
+    change(saved[1], blueprint={"layer1.0.conv1": {"kind": "ssc", "g": 4, "p": 4, "phase": 1}})
+    with pytest.raises(UserError, match=r"layer kind 'ssc': .*'phase' \(was this made by a newer paredown\?\)"):
+        blueprint.load(saved[1])
+    change(saved[1], architecture=ARCHITECTURE | {"depht": 8})
+    with pytest.raises(UserError, match=r"cifar_resnet: .*'depht'"):
+        blueprint.load(saved[1])
+
+
 def test_weights_of_another_shape_are_named(saved: tuple[Network, Path]) -> None:
     change(saved[1], architecture=ARCHITECTURE | {"num_classes": 7})
     with pytest.raises(UserError, match=r"fc\.\w+ has shape"):

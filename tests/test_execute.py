@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from paredown import blueprint, execute
+from paredown import blueprint, execute, execution
+from paredown.config import compose
 from paredown.errors import UserError
 from paredown.execute import Result
+from paredown.experiment import prepare
+from paredown.plan import digest
 from paredown.tracking.journal import Journal
 from paredown.training import fit as fit_module
 
@@ -63,11 +66,22 @@ def test_a_finished_experiment_returns_its_result_at_once(tmp_path: Path, fits: 
 def test_only_what_changed_is_trained(tmp_path: Path, fits: list[str]) -> None:
     execute.run(words(tmp_path))
     execute.run(words(tmp_path, "latency.batch=4"))  # another measurement of the same network
-    assert fits == ["train"]
+    optimised = execute.run(words(tmp_path, "deploy=auto"))
+    assert fits == ["train"] and not optimised.reused
+    choices = json.loads((optimised.folder / "tracking" / "files" / "execution.json").read_text())
+    assert choices["batch"] == 32 and len(choices["layers"]) == 10
+    execution.build(blueprint.read(optimised.state), choices)
     execute.run(words(tmp_path, "seed=1"))
     execute.run(words(tmp_path, "recipe.weight_decay=0"))
     execute.run(words(tmp_path, "dataset.augment.crop=1"))
     assert fits == ["train"] * 4
+
+
+def test_results_from_before_deploy_could_be_chosen_are_found(tmp_path: Path) -> None:
+    experiment = prepare(compose(words(tmp_path)))
+    assert experiment.key == digest([experiment.steps[-1].key, experiment.data.key, experiment.config["latency"]])
+    with pytest.raises(UserError, match="deploy='fast': did you mean auto"):
+        prepare(compose(words(tmp_path, "deploy=fast")))
 
 
 def test_a_gain_is_told_where_the_dense_network_is_there(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from paredown.errors import UserError, nearest
 from paredown.plan import Network
 
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.safetensors"
+FORMAT = 1  # of these two files; one without a number is of format 1 too
 MODELS = "paredown.models."  # a state may come from another machine: nothing outside is ever called
 
 
@@ -71,6 +72,7 @@ def build(architecture: Mapping[str, Any], blueprint: Mapping[str, Mapping[str, 
 def save(network: Network, folder: Path) -> None:
     """Write `network` as architecture.json (with the blueprint) and weights.safetensors into an existing folder."""
     data = {
+        "format": FORMAT,
         "architecture": network.architecture,
         "blueprint": network.blueprint,
         "input_shape": network.input_shape,
@@ -87,12 +89,21 @@ def read(folder: Path | str) -> Network:
     folder = Path(folder)
     try:
         data = json.loads((folder / ARCHITECTURE).read_text())
+        check_format(data, folder)
         weights = load_file(folder / WEIGHTS)
         module = build(data["architecture"], data["blueprint"])
     except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
         raise UserError(f"{folder} holds no readable network: {type(error).__name__}: {error}") from error
     load_weights(module, weights, str(folder))
     return Network(module.eval(), data["architecture"], tuple(data["input_shape"]), data["blueprint"])
+
+
+def check_format(data: Mapping[str, Any], source: Path | str) -> None:
+    """Raises UserError where a newer version of paredown wrote `data`, the contents of an architecture.json."""
+    if (number := data.get("format", 1)) != FORMAT:
+        raise UserError(
+            f"{source} was written by a newer paredown, in format {number!r}; this one reads format {FORMAT}: update it"
+        )
 
 
 def load(folder: Path | str) -> nn.Module:
@@ -127,7 +138,10 @@ def parameters(architecture: Mapping[str, Any]) -> set[str]:
 
 
 def _instantiate(architecture: Mapping[str, Any]) -> nn.Module:
-    return _builder(architecture)(**{key: value for key, value in architecture.items() if key != "_target_"})
+    builder = _builder(architecture)
+    arguments = {key: value for key, value in architecture.items() if key != "_target_"}
+    _check_arguments(architecture["_target_"], builder, arguments)
+    return builder(**arguments)
 
 
 def _builder(architecture: Mapping[str, Any]) -> Callable[..., nn.Module]:
@@ -145,4 +159,14 @@ def _build_layer(dense: nn.Module, kind: str, arguments: Mapping[str, Any]) -> n
     known = sorted(p.stem for p in (Path(__file__).parent / "layers").glob("[a-z]*.py"))
     if not re.fullmatch(r"[a-z_0-9]+", kind) or kind not in known:
         raise UserError(f"no layer kind {kind!r}: {nearest(kind, known)}")
-    return importlib.import_module(f"paredown.layers.{kind}").build(dense, **arguments)
+    function = importlib.import_module(f"paredown.layers.{kind}").build
+    _check_arguments(f"layer kind {kind!r}", function, arguments, dense)
+    return function(dense, **arguments)
+
+
+def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping[str, Any], *first: Any) -> None:
+    """Raises UserError where `function` does not take what a file, perhaps a newer version's, gives it."""
+    try:
+        inspect.signature(function).bind(*first, **arguments)
+    except TypeError as error:
+        raise UserError(f"{what}: {error} (was this made by a newer paredown?)") from error

@@ -13,21 +13,34 @@ from torch import nn
 from paredown import __version__, blueprint
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
-from paredown.cost.latency import device_name
+from paredown.cost.latency import device_name, use_threads
 from paredown.cost.latency import measure as measure_latency
 from paredown.cost.rules import RULES, macs_under, speed_up_under
+from paredown.execution import Execution, optimise
 from paredown.experiment import Experiment, Step
 from paredown.figures import per_layer
 from paredown.plan import Edit, Network
 from paredown.surgery.deploy import deploy, prove_equal
 from paredown.training.evaluate import evaluate
 
+SEARCH = 5  # deploy=auto compares whole networks for this many times latency.seconds
 FP32_TOLERANCE = 1e-4  # what ships was rounded to fp32 when its factors or masks were folded in
 Row = dict[str, float]
 
 
-def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row:
-    """Every final metric of the trained `network`; `history` holds the rows of its last fit.
+def optimised(experiment: Experiment, network: Network) -> Execution | None:
+    """The fastest exact form of the trained `network` under the settings of `latency`; None unless deploy=auto.
+    Raises DeployError where a form computes something else."""
+    if experiment.config["deploy"] != "auto":
+        return None
+    settings = experiment.config["latency"]
+    with use_threads(settings["threads"]):
+        return optimise(network, settings["batch"], experiment.device, seconds=SEARCH * settings["seconds"])
+
+
+def measure(experiment: Experiment, network: Network, history: list[Row], execution: Execution | None = None) -> Row:
+    """Every final metric of the trained `network`; `history` holds the rows of its last fit. `execution` is timed in
+    the place of the plain deployed network.
 
     Raises DeployError where the deployed network computes something else, CostError where two counts disagree.
     """
@@ -42,7 +55,14 @@ def measure(experiment: Experiment, network: Network, history: list[Row]) -> Row
     metrics |= {f"final/{name}": value for name, value in evaluate(deployed, loader, device).items()}
     metrics |= _best(history, metrics, "val" in experiment.data.eval_splits) | _against_dense(experiment, metrics)
     settings = experiment.config["latency"]
-    timed = measure_latency(deployed, dense, shape, device=device, **settings)
+    timed = measure_latency(
+        execution.module if execution else deployed,
+        dense,
+        shape,
+        device=device,
+        **settings,
+        laid_out=execution is not None,
+    )
     return metrics | timed.metrics() | experiment.method.metrics(experiment.outcomes())
 
 

@@ -167,17 +167,20 @@ WAITING = "%s: another process is training this stage; waiting for its result"
 
 
 def _conclude(experiment: Experiment, network: Network, history: list[Row], tracker: Tracker) -> Result:
-    from paredown.conclude import description, figures, layers, measure, price, total
+    from paredown.conclude import description, figures, layers, measure, optimised, price, total
     from paredown.figures import page
 
     spent = price(experiment)
-    metrics = measure(experiment, network, history) | total(experiment, spent)
+    execution = optimised(experiment, network)
+    metrics = measure(experiment, network, history, execution) | total(experiment, spent)
     tracker.metrics(metrics, step=len(history))
     tracker.text(page(figures(experiment, network)), "figures.html")
     state = experiment.store.folder(experiment.steps[-1].key)
     for name in (blueprint.ARCHITECTURE, blueprint.WEIGHTS):
         tracker.artifact(state / name, "state")
     tracker.text(json.dumps(layers(experiment, network), indent=1), "layers.json")
+    if execution is not None:
+        tracker.text(json.dumps(execution.choices, indent=1), "execution.json")
     note = description(experiment, metrics)  # of the run's page
     # the price is a tag, so that one request tells what every run of a sweep took
     tracker.finish(tags={"mlflow.note.content": note, "price": json.dumps(spent)})

@@ -17,7 +17,7 @@ from paredown import blueprint
 from paredown.config import make
 from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
-from paredown.errors import UserError
+from paredown.errors import UserError, nearest
 from paredown.methods.dense import Dense
 from paredown.models.weights import load_pretrained, weights_file
 from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
@@ -26,6 +26,7 @@ from paredown.training.fit import Machine
 from paredown.training.machine import device_of, resolve_precision
 
 TRANSFER_MODES = ("mask_only", "finetune")
+DEPLOYMENTS = ("plain", "auto")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class Experiment:
     @property
     def key(self) -> str:
         """Names the result: the last state and how it is evaluated."""
-        return digest([self.steps[-1].key, self.data.key, self.config["latency"]])
+        execution = [] if self.config["deploy"] == "plain" else [self.config["deploy"]]
+        return digest([self.steps[-1].key, self.data.key, self.config["latency"], *execution])
 
     @property
     def folder(self) -> Path:
@@ -173,6 +175,8 @@ def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], Ima
     precision = resolve_precision(config["recipe"]["precision"], device_of(machine.accelerator))
     recipe = make(Recipe, config["recipe"] | {"precision": precision}, "recipe")
     latency.check(**config["latency"])
+    if config["deploy"] not in DEPLOYMENTS:
+        raise UserError(f"deploy={config['deploy']!r}: {nearest(str(config['deploy']), DEPLOYMENTS)}")
     data = opened(config["dataset"])
     source = data
     if other := config["transfer"].get("dataset"):

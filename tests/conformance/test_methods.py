@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from paredown import blueprint, execute
+from paredown import blueprint, execute, execution
 from paredown.config import CONF, compose
 from paredown.cost import count
 from paredown.errors import UserError
 from paredown.execute import Result
 from paredown.experiment import Experiment, prepare
+from paredown.export.certificate import compare
+from paredown.export.check import Images, examine
+from paredown.export.files import FORMATS, Source, format_of
+from paredown.export.work import Reference
 from paredown.plan import Fit
 from paredown.store import Store
 from paredown.surgery.deploy import deploy, prove_equal
@@ -129,6 +133,22 @@ def test_a_kill_at_any_stage_boundary_changes_nothing(
     resumed = execute.run(again)
     ours, theirs = (blueprint.load(r.state).state_dict() for r in (resumed, result))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_what_is_exported_is_equal(finished: tuple[Result, Experiment, list[str]], form: str, tmp_path: Path) -> None:
+    """The certificate's comparison, in this process; test_export.py proves the fresh one."""
+    result, experiment, _ = finished
+    network = blueprint.read(result.state)
+    source = Source(network, execution.build(network, {}), {}, {"input": list(network.input_shape)})
+    path = tmp_path / FORMATS[form]
+    format_of(form).write(source, path)
+    reference = Reference.of(network, experiment.data, "val")
+    found = examine(form, path, Images(experiment.config["dataset"], "val"))
+    entry = compare(path, found, 0, *reference, tolerance=1e-4)
+    assert entry.equal and entry.equal_predictions == 1
+    assert entry.active_macs == result.metrics["cost/macs"]
 
 
 def test_a_card_exists(method: str) -> None:

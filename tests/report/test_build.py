@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from paredown.errors import UserError
 from paredown.frontier.seeds import DOMINATED, ON_FRONT
 from paredown.report.build import build
+from paredown.report.page import render
 from paredown.report.request import Request
 
 
@@ -86,6 +89,24 @@ def test_everything_recorded_leaves_debug_runs_out(ask) -> None:
     assert "debug runs left out: 1" in report.missing and report.points["y"].min() > 50
     # dense under another recipe is another setting, and says which
     assert {"dense epochs=3", "ssc speed_up=4"} <= set(report.points.index)
+
+
+def test_certified_points_alone_with_the_layers_that_a_bench_timed(make_records) -> None:
+    records = make_records()
+    records.experiment("ssc", 0, 95.0, 2)
+    with pytest.raises(UserError, match=r"none of 1 runs is certified: python src/export\.py run=ID does that"):
+        build(Request(dataset="cifar10", output=str(records.folder), certified=True))
+    run = records.experiment("ssc", 0, 90.0, 4, tags={"certified": "onnx"})
+    timed = [{"layer": "conv", "dense_ms": 3.0, "ms": None}, {"layer": "layer1.0.conv1", "dense_ms": 2.0, "ms": 0.5}]
+    bench = {"layers": timed, "layers_batch": 32, "threads": 1, "device": "cpu", "is_quiet": False}
+    records.client.log_text(run, json.dumps(bench), "bench.json")
+    report = build(Request(dataset="cifar10", output=str(records.folder), certified=True))
+    assert (
+        list(report.points.index) == ["ssc speed_up=4"] and "runs without a certificate, left out: 1" in report.missing
+    )
+    assert [(row["dense_ms"], row["ms"]) for row in report.chosen.layers] == [(3.0, None), (2.0, 0.5)]
+    page = render(report)
+    assert "batch 32, 1 threads, cpu, while other things ran" in page and "<td>2.000</td><td>0.500</td>" in page
 
 
 def test_runs_by_id(ask, recorded) -> None:

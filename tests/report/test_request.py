@@ -24,6 +24,7 @@ def test_a_request_as_typed() -> None:
         (["whole"], "cannot read 'whole': write key=value"),
         (["sweep="], "sweep= is empty"),
         (["runs=[]"], "a report on what"),
+        (["sweep=a", "certified=yes"], "certified=yes is neither true"),
         (["sweep=a' or 'b"], "no name has a quote"),
     ],
 )

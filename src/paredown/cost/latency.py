@@ -6,7 +6,7 @@ import copy
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,24 +60,34 @@ def measure(
     batch: int = 32,
     threads: int | None = None,
     seconds: float = 4.0,
+    laid_out: bool = False,
 ) -> Latency:
     """Time `deployed` and `dense` in turns (A B A B ...) on the same random batch for about `seconds`, in eval and
-    inference mode, fp32, channels-last. `threads` None keeps torch's number, which is as before afterwards."""
+    inference mode, fp32, channels-last. `threads` None keeps torch's number, which is as before afterwards.
+    `laid_out`: `deployed` is on its device, in its dtype and its own memory format."""
     check(batch, threads, seconds)
     images = torch.randn(batch, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
-    pair = [_ready(network, device) for network in (deployed, dense)]
-    with _threads(threads), torch.inference_mode():
-        for network in pair * WARM_UP:
-            network(images)
-        turns: list[tuple[float, float]] = []
-        started = time.perf_counter()
-        while len(turns) < FEWEST or time.perf_counter() - started < seconds:
-            turns.append((_time(pair[0], images), _time(pair[1], images)))
+    pair = [deployed if laid_out else _ready(deployed, device), _ready(dense, device)]
+    with use_threads(threads):
+        turns = in_turns([(network, images) for network in pair], seconds)
         used = torch.get_num_threads()
     ratios = [other / own for own, other in turns]
     low, _, high = statistics.quantiles(ratios, n=4)
     own_ms, dense_ms = (1e3 * statistics.median(times) for times in zip(*turns, strict=True))
     return Latency(own_ms, dense_ms, dense_ms / own_ms, low, high, batch, used, device_name(device), len(turns))
+
+
+def in_turns(pairs: Sequence[tuple[Callable[[Tensor], object], Tensor]], seconds: float) -> list[tuple[float, ...]]:
+    """What each of `pairs`, a network and its images, takes in seconds, one after the other (A B A B ...) for about
+    `seconds` after a warm-up, in inference mode; a row for every turn."""
+    turns: list[tuple[float, ...]] = []
+    with torch.inference_mode():
+        for network, images in [*pairs] * WARM_UP:
+            network(images)
+        started = time.perf_counter()
+        while len(turns) < FEWEST or time.perf_counter() - started < seconds:
+            turns.append(tuple(_time(network, images) for network, images in pairs))
+    return turns
 
 
 def device_name(device: torch.device) -> str:
@@ -98,21 +108,23 @@ def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     return ready.eval()
 
 
-def _time(network: nn.Module, images: Tensor) -> float:
-    _wait(images.device)
+def _time(network: Callable[[Tensor], object], images: Tensor) -> float:
+    wait(images.device)
     started = time.perf_counter()
     network(images)
-    _wait(images.device)
+    wait(images.device)
     return time.perf_counter() - started
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def use_threads(number: int | None) -> Iterator[None]:
+    """torch's number of threads inside (None: as it is), and as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

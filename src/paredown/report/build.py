@@ -23,20 +23,22 @@ from paredown.tracking.client import connect, outages_as
 if TYPE_CHECKING:
     import pandas
 
-LAYERS = "layers.json"
+LAYERS, BENCH = "layers.json", "bench.json"
 DENSE_AT = {"cost/speed_up": 1.0, "cost/compression": 1.0, "cost/sparsity": 0.0, "latency/speed_up": 1.0}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The setting looked at closely, why, one run of it (`run_id`, `name`, `link`), that run's layers (None where they
-    were not recorded) and its measured times in ms a batch, before and after."""
+    """The setting looked at closely, why, one run of it (`run_id`, `name`, `link`), that run's layers (None where
+    they were not recorded; with `dense_ms` and `ms` where a bench was), its measured times in ms a batch, before and
+    after, and in words what the `bench` timed the layers on."""
 
     setting: str
     why: str
     run: dict[str, Any]
     layers: list[dict[str, Any]] | None
     latency: tuple[float, float]
+    bench: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,20 @@ def _choose(
     own = runs[runs["setting"] == setting].sort_values("seed").iloc[0]
     run = {name: own[name] for name in ("run_id", "name", "link", "seed")}
     times = tuple(float(own.get(f"latency/{name}", math.nan)) for name in ("dense_ms", "ms"))
-    return Chosen(setting, why, run, _layers(request, own["run_id"]), (times[0], times[1]))
+    layers, bench = _artifact(request, own["run_id"], LAYERS), _artifact(request, own["run_id"], BENCH)
+    if not (layers and bench):
+        return Chosen(setting, why, run, layers, (times[0], times[1]))
+    timed = {row["layer"]: row for row in bench["layers"]}
+    layers = [row | {name: timed.get(row["layer"], {}).get(name) for name in ("dense_ms", "ms")} for row in layers]
+    quiet = "" if bench["is_quiet"] else ", while other things ran"
+    on = f"batch {bench['layers_batch']}, {bench['threads']} threads, {bench['device']}{quiet}"
+    return Chosen(setting, why, run, layers, (times[0], times[1]), on)
 
 
-def _layers(request: Request, run: str) -> list[dict[str, Any]] | None:
+def _artifact(request: Request, run: str, name: str) -> Any:
+    """The JSON artifact `name` of a run; None where it has none."""
     with outages_as(UserError, "MLflow's artifacts cannot be read: "), tempfile.TemporaryDirectory() as folder:
         client = connect(store_of(request))
-        if LAYERS not in {artifact.path for artifact in client.list_artifacts(run)}:
+        if name not in {artifact.path for artifact in client.list_artifacts(run)}:
             return None
-        rows: list[dict[str, Any]] = json.loads(Path(client.download_artifacts(run, LAYERS, folder)).read_text())
-        return rows
+        return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())

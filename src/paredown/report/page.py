@@ -50,6 +50,7 @@ def render(report: Report) -> str:
         chosen_words=_chosen(report),
         layers=[_layer(row) for row in layers or []],
         layer_figure=Markup(figure.part(_layer_figure(layers))) if layers else "",
+        bench=report.chosen.bench,
         price_words=price_words(report),
         prices=[_price(str(name), prices.loc[name]) for name in report.points.index if name in prices.index],
         published=[_published(row) for _, row in report.published.iterrows()],
@@ -130,6 +131,7 @@ def _layer(row: dict[str, Any]) -> dict[str, Any]:
     counts = {name: f"{row[name]:,}" for name in ("dense_macs", "macs", "dense_weights", "weights")}
     density = f"{row['weights'] / row['dense_weights']:.1%}" if row["dense_weights"] else ""
     words = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    counts |= {name: "" if row.get(name) is None else f"{row[name]:.3f}" for name in ("dense_ms", "ms")}
     kind = row["blueprint"].get("kind", row["kind"])
     return {"layer": row["layer"], "kind": kind, "density": density, "arguments": words} | counts
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from paredown.errors import UserError, nearest
+from paredown.command import settings, several
+from paredown.errors import UserError
 
 OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
 
@@ -14,7 +15,7 @@ OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
 @dataclass(frozen=True)
 class Request:
     """Which runs (`sweep`, or `dataset` and `model` over everything recorded, or run ids), the two metrics to draw, a
-    `budget` (as 'speed_up>=3'), and where the records and the report lie."""
+    `budget` (as 'speed_up>=3'), whether only `certified` points count, and where the records and the report lie."""
 
     sweep: str | None = None
     dataset: str | None = None
@@ -23,6 +24,7 @@ class Request:
     x: str = "cost/macs"
     y: str = "final/top1"
     budget: str | None = None
+    certified: bool = False
     output: str = "outputs"
     uri: str | None = None
     folder: str | None = None
@@ -54,15 +56,9 @@ class Request:
 def parse(words: Sequence[str]) -> Request:
     """The request of `words`, each key=value. UserError for anything else."""
     known = [field.name for field in fields(Request) if field.name != "uri"] + list(OTHER_NAMES)
-    values: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals:
-            raise UserError(f"cannot read {word!r}: write key=value; {nearest(key, known)}")
-        if key not in known:
-            raise UserError(f"unknown key {key!r}: {nearest(key, known)}")
-        if not value:
-            raise UserError(f"{key}= is empty: give a value, or leave {key} out")
-        values[OTHER_NAMES.get(key, key)] = value
-    runs = [run.strip() for run in values.pop("runs", "").strip("[]").split(",")]
-    return Request(runs=tuple(dict.fromkeys(run for run in runs if run)), **values)
+    values = {OTHER_NAMES.get(key, key): value for key, value in settings(words, known).items()}
+    certified = values.pop("certified", "false")
+    if certified not in ("true", "false"):
+        raise UserError(f"certified={certified} is neither true (certified points alone) nor false (all)")
+    runs = tuple(several(values.pop("runs", "")))
+    return Request(runs=runs, certified=certified == "true", **values)

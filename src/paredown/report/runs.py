@@ -14,7 +14,7 @@ from paredown.errors import UserError, nearest
 from paredown.report.naming import identity, label, labels, varied
 from paredown.report.request import Request
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
-from paredown.tracking.view import run_link
+from paredown.tracking.view import CERTIFIED, run_link
 
 if TYPE_CHECKING:
     import pandas
@@ -57,7 +57,7 @@ def read(request: Request) -> Recorded:
     if not done:
         said = f" ({'; '.join(missing)})" if missing else ""
         raise UserError(f"{request.title}: no run is finished yet{said}")
-    done = _without_debug(done, request, missing)
+    done = _without_debug(_certified(done, request, missing), request, missing)
     _require_one_data_set(done, request)
     server = LOCAL_SERVER if uri.startswith(SQLITE) else public(uri)
     metrics = sorted({name for run in done for name in run.data.metrics})
@@ -147,6 +147,20 @@ def _unfinished(found: Iterable[Run]) -> list[str]:
     counts = Counter(run.info.status.lower() for run in found if run.info.status != "FINISHED")
     listed = ", ".join(f"{number} {status}" for status, number in counts.items())
     return [f"runs not shown: {listed}"] if listed else []
+
+
+def _certified(runs: list[Run], request: Request, missing: list[str]) -> list[Run]:
+    """Where they alone are asked for, the runs whose network was exported and found equal to the trained one."""
+    if not request.certified:
+        return runs
+    equal = [run for run in runs if run.data.tags.get(CERTIFIED)]
+    if not equal:
+        raise UserError(
+            f"{request.title}: none of {len(runs)} runs is certified: python src/export.py run=ID does that"
+        )
+    if len(equal) < len(runs):
+        missing.append(f"runs without a certificate, left out: {len(runs) - len(equal)}")
+    return equal
 
 
 def _without_debug(runs: list[Run], request: Request, missing: list[str]) -> list[Run]:

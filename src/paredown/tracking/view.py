@@ -18,6 +18,7 @@ KEY = "paredown"
 TRAINING = "workflowType=machine_learning"  # without it MLflow shows its pages for language models
 TAG = f"mlflow.sharedViewState.{KEY}"
 COMPUTE, ACCURACY = "cost/macs", "final/top1"
+CERTIFIED = "certified"  # tag of a run: the formats in which its network was exported and found equal
 COLUMNS = [f"metrics.`{name}`" for name in (ACCURACY, COMPUTE, "cost/params", "latency/ms")]
 COLUMNS += [f"tags.`{name}`" for name in ("method", "model", "dataset")]
 

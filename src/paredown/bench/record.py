@@ -1,0 +1,58 @@
+"""Where a bench is kept: its folder, and the run in MLflow that it is of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from paredown.bench import show
+from paredown.bench.measure import Bench
+from paredown.bench.subject import Subject
+from paredown.blueprint import write_text
+from paredown.errors import UserError
+from paredown.tracking.client import connect, outages_as, public
+
+DATA, PAGE = "bench.json", "bench.html"
+
+
+def write(bench: Bench, folder: Path) -> list[Path]:
+    """Write the data and the page of figures into `folder`; their paths. UserError where it cannot be."""
+    paths = [folder / DATA, folder / PAGE]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(paths[0], json.dumps(bench.data(), indent=1))
+        write_text(paths[1], show.figures(bench))
+    except OSError as error:
+        raise UserError(f"cannot write the bench into {folder}: {error.strerror} (choose another: folder=)") from error
+    return paths
+
+
+def record(bench: Bench, paths: list[Path], subject: Subject) -> bool:
+    """Log the files as artifacts of the run, and its speed-ups as metrics bench/...; whether there is a run."""
+    trained = subject.trained
+    if not (trained and trained.uri and trained.run_id):
+        return False
+    with outages_as(UserError, f"{public(trained.uri)} does not take the bench: "):
+        client = connect(trained.uri)
+        for path in paths:
+            client.log_artifact(trained.run_id, str(path))
+        for name, value in metrics(bench).items():
+            client.log_metric(trained.run_id, name, value)
+    return True
+
+
+def metrics(bench: Bench) -> dict[str, float]:
+    """By name: bench/speed_up_b32 (fp32), bench/speed_up_bf16_b32, bench/ms_b32, bench/dense_ms_b32 and so on."""
+    found = {}
+    for batch in bench.batches:
+        for one in batch.speed_ups:
+            if one.dense == one.deployed:
+                found[f"bench/speed_up{_suffix(one.dense)}_b{batch.batch}"] = one.value
+        for time in batch.times:
+            name = "ms" if time.network == "deployed" else "dense_ms"
+            found[f"bench/{name}{_suffix(time.precision)}_b{batch.batch}"] = time.ms
+    return found
+
+
+def _suffix(precision: str) -> str:
+    return "" if precision == "fp32" else f"_{precision}"

@@ -1,0 +1,129 @@
+"""A finished experiment, by its run in MLflow, its folder or a state: what export and bench start from."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paredown import blueprint
+from paredown.errors import UserError
+from paredown.plan import Network
+from paredown.store import RECORD
+from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
+from paredown.tracking.journal import FOLDER, Journal
+from paredown.tracking.sender import Sender
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CONFIG, PLAN, STATE, RESULT = "config.json", "plan.json", "state", "result.json"
+HINT = "give a run's id as MLflow shows it (its beginning is enough), or the folder of an experiment or a state"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained `network` of the experiment `name`. `config` is the composed configuration (None for a state whose
+    experiment is not beside it); `uri` and `run_id` name its MLflow run, where it has one."""
+
+    name: str
+    network: Network
+    config: Mapping[str, Any] | None
+    uri: str | None = None
+    run_id: str | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The method, model and data set it was trained with, as far as they are known."""
+        chosen = self.config["names"] if self.config else {}
+        return {key: chosen[key] for key in ("method", "model", "dataset") if key in chosen}
+
+
+def find(run: str, output: Path, uri: str | None = None) -> Trained:
+    """The experiment that `run` names: an MLflow run id, or its unique beginning, in `uri` (None: the database in
+    `output`), or a folder. UserError for one that is not there, is not finished, or is not to be read."""
+    folder = Path(run).expanduser()
+    if folder.is_dir():
+        return _in_folder(folder.resolve(), uri)
+    if not re.fullmatch(r"[0-9a-f]{4,32}", run):
+        raise UserError(f"run={run} is neither a folder nor the id of a run: {HINT}")
+    return _in_store(run, check_uri(uri) or f"{SQLITE}{output.absolute() / 'mlflow.db'}")
+
+
+def _in_folder(folder: Path, uri: str | None) -> Trained:
+    if (folder / FOLDER).is_dir():
+        return _experiment(folder, uri)
+    if not (folder / blueprint.ARCHITECTURE).is_file():
+        unfinished = folder.suffix == ".unfinished"
+        why = "never finished: run its command again" if unfinished else f"holds neither a state nor records: {HINT}"
+        raise UserError(f"{folder} {why}")
+    network = blueprint.read(folder)
+    made = _maker(folder)
+    if made is None:
+        return Trained(folder.name, network, None)
+    whole = _experiment(made, uri)  # the last state of the plan is the experiment's network, an earlier one is not
+    last = json.loads((made / FOLDER / "files" / PLAN).read_text())[-1]["key"] == folder.name
+    return whole if last else Trained(folder.name, network, whole.config)
+
+
+def _experiment(folder: Path, uri: str | None) -> Trained:
+    files = folder / FOLDER / "files"
+    if not (folder / RESULT).is_file():
+        raise UserError(f"{folder} never finished: run its command again, it goes on where it was stopped")
+    config = json.loads((files / CONFIG).read_text())
+    where = check_uri(uri) or check_uri(config["tracking"]["uri"])
+    run = Sender(Journal(folder), where).cursor.run_id if where else None
+    return Trained(folder.name, blueprint.read(files / STATE), config, where if run else None, run)
+
+
+def _maker(state: Path) -> Path | None:
+    """The finished experiment beside the store of `state` in whose plan it is, the one that ends with it first."""
+    if not (state / RECORD).is_file():
+        return None
+    found = []
+    for plan in sorted((state.parents[2] / "experiments").glob(f"*/{FOLDER}/files/{PLAN}")):
+        keys = [entry["key"] for entry in json.loads(plan.read_text())]
+        if state.name in keys and (plan.parents[2] / RESULT).is_file():
+            found.append((keys[-1] != state.name, plan.parents[2]))
+    return min(found)[1] if found else None
+
+
+def _in_store(run: str, uri: str) -> Trained:
+    if uri.startswith(SQLITE) and not database_path(uri).is_file():
+        raise UserError(f"nothing is recorded in {database_path(uri)}: give output=FOLDER or tracking.uri=URI")
+    with outages_as(UserError, f"{public(uri)} does not answer as an MLflow store: "):
+        client = connect(uri)
+        found = _only(run, list(_matching(client, run)))
+        if found.info.status != "FINISHED":
+            status = found.info.status.lower()
+            raise UserError(f"run {found.info.run_id} ({found.info.run_name}) never finished, it is {status}")
+        with tempfile.TemporaryDirectory() as place:
+            config = json.loads(Path(client.download_artifacts(found.info.run_id, CONFIG, place)).read_text())
+            network = blueprint.read(client.download_artifacts(found.info.run_id, STATE, place))
+    return Trained(str(found.info.run_name), network, config, uri, found.info.run_id)
+
+
+def _only(run: str, found: list[Run]) -> Run:
+    if not found:
+        raise UserError(f"no run {run!r} is recorded: {HINT}")
+    if len(found) > 1:
+        listed = ", ".join(f"{one.info.run_id} ({one.info.run_name})" for one in found[:5])
+        raise UserError(f"run {run!r} may be any of {len(found)}: {listed}")
+    return found[0]
+
+
+def _matching(client: MlflowClient, run: str) -> Iterator[Run]:
+    """The experiments whose run id begins with `run`; MLflow itself cannot search by that."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token = None
+    while True:
+        page = client.search_runs(experiments, "tags.kind = 'experiment'", max_results=1000, page_token=token)
+        yield from (one for one in page if one.info.run_id.startswith(run))
+        token = page.token
+        if not token:
+            return
