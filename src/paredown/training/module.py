@@ -56,6 +56,8 @@ class FitModule(pl.LightningModule):
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self._count("train", loss, logits, labels)
         for hook in self.hooks:
+            loss = hook.loss(self.network, images, logits, loss)
+        for hook in self.hooks:
             for name, penalty in hook.penalties(self.network, self.current_epoch / self.recipe.epochs).items():
                 loss = loss + penalty
                 self._penalties[name] = self._penalties.get(name, 0) + penalty.detach()

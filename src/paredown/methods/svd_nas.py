@@ -1,0 +1,172 @@
+"""SVD-NAS (Yu and Bouganis, WACV 2023): family, groups and rank of every layer found by gradient descent on one number
+for each candidate, with the trained weights frozen; then the low-rank network built, in one branch or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from paredown.cost import count
+from paredown.cost.rules import macs_under
+from paredown.errors import UserError
+from paredown.methods import _nas_figures
+from paredown.methods._nas_space import build, open_second, open_space
+from paredown.methods._post_training import TOPS
+from paredown.plan import Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
+from paredown.surgery.design_space import Select, candidates, grid, targeted
+from paredown.training.architecture_search import ArchitectureSearch
+
+__all__ = ["SVDNAS", "Proxy", "Search", "candidates"]
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Pruning by accuracy: `use`, or auto: where the layers are point-wise, as published; on `images` of the search's
+    split; more than `tolerance` points of top-1 lost is too much; `legacy_rank_list` as the released code."""
+
+    use: bool | Literal["auto"] = "auto"
+    images: int = 500
+    tolerance: float = 5.0
+    legacy_rank_list: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """The descent on theta; the `second_` ones are of the second branch's search. `images` of `split` (null: all),
+    `passes` times an epoch; `conf/method/svd_nas.yaml` says what each does."""
+
+    epochs: int = 100
+    second_epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 0.01
+    weight_decay: float = 5e-4
+    temperature: float = 5.0
+    second_temperature: float = 5.0
+    decay: float = 0.965
+    split: Split = "val"
+    images: int | None = None
+    passes: int = 1
+    update_total: bool = False
+
+    def recipe(self, recipe: Recipe, epochs: int) -> Recipe:
+        """How a search of `epochs` trains, on the machine of `recipe`."""
+        kept = {name: getattr(recipe, name) for name in ("precision", "channels_last")}
+        own: dict[str, Any] = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return Recipe(epochs, optimizer="adam", weight_decay=self.weight_decay, schedule="constant", **own, **kept)
+
+
+@dataclass(frozen=True)
+class SVDNAS(Method):
+    """The knobs of SVD-NAS; `conf/method/svd_nas.yaml` says what each does."""
+
+    beta: float = 16.0
+    gamma: tuple[float, float] = (0.5, 0.9)
+    step: float = 0.05
+    include_end: bool = True
+    merge: bool = False
+    select: Select = "auto"
+    branches: Literal[1, 2] = 1
+    relax: float = 0.2
+    proxy: Proxy = field(default_factory=Proxy)
+    search: Search = field(default_factory=Search)
+
+    def __post_init__(self) -> None:
+        grid(self.gamma, self.step)
+        search, proxy = self.search, self.proxy
+        wrong = [
+            f"method.{name}={value:g} ({rule})"
+            for name, value, rule, holds in (
+                ("beta", self.beta, "at least 0", self.beta >= 0),
+                ("relax", self.relax, "in [0, 1)", 0 <= self.relax < 1),
+                ("proxy.images", proxy.images, "at least 1", proxy.images >= 1),
+                ("proxy.tolerance", proxy.tolerance, "at least 0", proxy.tolerance >= 0),
+                ("search.temperature", search.temperature, "above 0", search.temperature > 0),
+                ("search.second_temperature", search.second_temperature, "above 0", search.second_temperature > 0),
+                ("search.decay", search.decay, "in (0, 1]", 0 < search.decay <= 1),
+                ("search.passes", search.passes, "at least 1", search.passes >= 1),
+                ("search.images", search.images or 2, "at least 2, or null", (search.images or 2) >= 2),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise UserError("; ".join(wrong))
+
+    def check(self, network: Network, data: Any) -> None:
+        """UserError for more images than the split of the search has, or none."""
+        split = self.search.split
+        there = data.sizes[split]
+        if there < 2:
+            raise UserError("svd_nas searches on held-out images: set dataset.validation (or method.search.split=test)")
+        wanted = {"search.images": self.search.images or 2}
+        if self._tests_accuracy(network):
+            wanted["proxy.images"] = self.proxy.images
+        for name, images in wanted.items():
+            if images > there:
+                raise UserError(f"method.{name}={images} is more than the {there} images of split {split!r} there are")
+
+    def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
+        """Train (not a network whose weights the user brought), open the space, search, once more for two branches,
+        build. UserError for a target, and for a network with no layer to decompose."""
+        if target:
+            raise UserError(f"svd_nas cannot aim at {target}: method.beta steers it, more of it makes networks smaller")
+        names = list(targeted(network.module, self.select))
+        proxy = self.proxy
+        task = {"split": self.search.split, "images": proxy.images, "tolerance": proxy.tolerance}
+        space = {"names": names, "gamma": list(self.gamma), "step": self.step, "merge": self.merge}
+        space |= {"include_end": self.include_end}
+        space |= {"proxy": task | {"legacy": proxy.legacy_rank_list} if self._tests_accuracy(network) else None}
+        stages: list[Stage] = [] if network.pretrained else [Fit("train", recipe)]
+        stages.append(Edit("space", open_space, space))
+        stages.append(self._search("search", network, names, recipe, self.search.epochs, self.search.temperature))
+        if self.branches == 2:
+            stages.append(Edit("second_space", open_second, {"step": self.step, "relax": self.relax}))
+            again = (self.search.second_epochs, self.search.second_temperature)
+            stages.append(self._search("search_second", network, names, recipe, *again))
+        return [*stages, Edit("build", build)]
+
+    def _search(
+        self, name: str, network: Network, names: Sequence[str], recipe: Recipe, epochs: int, temperature: float
+    ) -> Fit:
+        macs = {layer.name: layer.macs for layer in count(network.module, network.input_shape).layers}
+        total = macs_under("thop", network.module, network.input_shape)
+        search = self.search
+        hook = ArchitectureSearch(
+            self.beta,
+            {layer: macs[layer] for layer in names},
+            total,
+            temperature,
+            search.decay,
+            search.split,
+            search.images,
+            search.passes,
+            search.update_total,
+        )
+        return Fit(name, search.recipe(recipe, epochs), (hook,))
+
+    def _tests_accuracy(self, network: Network) -> bool:
+        if self.proxy.use != "auto":
+            return self.proxy.use
+        return all(conv.kernel_size == (1, 1) for conv in targeted(network.module, self.select).values())
+
+    def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
+        """`base/top1`, before the network was decomposed, `decomposed/top1`, right after, `gain/base_top1`, their
+        difference; each for top5 too. `search/entropy` of theta at the end; `search/memory`: bytes of the network in
+        the search against the dense one's; for two branches `search/first_branch_macs` beside `search/branches_macs`,
+        of the targeted layers."""
+        done = {outcome.stage.name: outcome for outcome in outcomes}
+        notes, sizes = done["build"].notes, done["space"].notes["bytes"]
+        last = (done.get("search_second") or done["search"]).history[-1]
+        found = {"search/entropy": last["search/entropy"], "search/memory": sizes["searched"] / sizes["dense"]}
+        if "second_space" in done:
+            found["search/first_branch_macs"] = done["search"].history[-1]["search/choice_macs"]
+            found["search/branches_macs"] = last["search/choice_macs"]
+        for top in TOPS:
+            before, after = notes["base"][top], notes["decomposed"][top]
+            found |= {f"base/{top}": before, f"decomposed/{top}": after, f"gain/base_{top}": after - before}
+        return found
+
+    def figures(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """The design as a schematic; theta's entropy, MACs and the chosen design over the search."""
+        return _nas_figures.figures(outcomes)
