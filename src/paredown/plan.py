@@ -127,6 +127,8 @@ class Hooks:
     """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key, but
     for those with `init=False`, where a hook may keep what it needs between two calls of one step."""
 
+    keeps_best = False  # whether a fit ends with the weights of the epoch of the best validation top-1
+
     def start(self, network: nn.Module, context: Context) -> None:
         """Before the first step, and before a killed fit goes on: `network` as the stage before left it, in training
         mode. May freeze parameters, or put layers into eval mode."""
@@ -147,6 +149,11 @@ class Hooks:
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
         """The optimiser to use in place of the recipe's, or None."""
+        return None
+
+    def rate(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The learning rate of the epoch after those of `history`, as a fraction of the first, in place of the recipe's
+        schedule; 0 ends the fit; None: as the recipe says."""
         return None
 
     def before_step(self, network: nn.Module, step: int) -> None:

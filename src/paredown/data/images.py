@@ -166,7 +166,7 @@ class ImageData(LightningDataModule):
             world=world,
         )
 
-    def held_out_loader(
+    def chosen_loader(
         self,
         split: Split,
         batch_size: int,
@@ -177,16 +177,17 @@ class ImageData(LightningDataModule):
         *,
         images: int | None = None,
         passes: int = 1,
+        augmented: bool = False,
     ) -> TrainLoader:
-        """Batches of `split` to learn from: shuffled and not augmented, `passes` times in an epoch, in all or of a
-        random choice of `images` that `split_seed` fixes."""
+        """Batches of any split to learn from: shuffled, `passes` times in an epoch, all of it or a random choice of
+        `images` that `split_seed` fixes."""
         device = torch.device(device)
         stored, rows = self._split(split)
         chosen = self.chosen(split, images)
         return TrainLoader(
             stored,
             np.tile(rows[chosen], passes),
-            Augmentation(),
+            self.augmentation if augmented else Augmentation(),
             Normalisation(self.mean, self.std, device),
             batch_size=batch_size,
             seed=seed,

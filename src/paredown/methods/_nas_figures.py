@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paredown.figures import COLOURS, lines
+import numpy as np
+from numpy.typing import NDArray
+
+from paredown.figures import COLOURS, lines, tiles
 from paredown.layers._families import FAMILIES
 from paredown.plan import Outcome
 
@@ -34,7 +38,18 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     found["search_macs"] = lines(curves, "Multiply-adds of the targeted layers", "epoch", "MACs")
     for label, (spaces, rows) in searches.items():
         found[f"choice_{label.replace(' ', '_')}"] = choices(spaces, rows, f"Largest theta after each epoch, {label}")
+    if "synthesise" in done:
+        notes = done["synthesise"].notes
+        found["synthetic_images"] = tiles(_sample(notes), "Some of the synthetic images", zoom=80)
+        steps = dict(enumerate(notes["losses"], 1))
+        found["synthetic_loss"] = lines(
+            {"first batch": steps}, "Distance to the batch norms' statistics", "step", "l_bn", "y"
+        )
     return found
+
+
+def _sample(notes: Mapping[str, Any]) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(notes["pixels"]), "<f4").reshape(notes["shape"])
 
 
 def schematic(notes: Mapping[str, Any]) -> Any:

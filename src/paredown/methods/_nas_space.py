@@ -18,8 +18,10 @@ from paredown.cost import count
 from paredown.errors import UserError
 from paredown.layers._families import Family
 from paredown.layers.searched import SearchedConv2d, searched
+from paredown.methods._nas_distil import teach
 from paredown.methods._post_training import EVAL_BATCH, compress
 from paredown.plan import Context, Network, digest
+from paredown.surgery import design_space
 from paredown.surgery.design_space import ROUNDING, Branch, Candidate, Prices, candidates
 from paredown.training.evaluate import evaluate
 
@@ -81,9 +83,9 @@ def open_second(network: Network, context: Context, step: float, relax: float) -
     return {"fixed": fixed, "first_macs": first}
 
 
-def build(network: Network, context: Context) -> dict[str, Any]:
-    """Put the chosen design in the place of each searched layer; returns what `compress` does and, by layer, the
-    shares of its MACs that its branches take."""
+def build(network: Network, context: Context, keep_dense: bool = False) -> dict[str, Any]:
+    """Put the chosen design in the place of each searched layer, with the dense weights beside it for a distillation
+    if `keep_dense`; returns what `compress` does and, by layer, the shares of its MACs that its branches take."""
     designs = {
         name: [Branch(**branch) for branch in layer.design()] for name, layer in searched(network.module).items()
     }
@@ -96,7 +98,7 @@ def build(network: Network, context: Context) -> dict[str, Any]:
         name: [b.rank * macs.per_rank(name, b.family, b.groups) / macs.before(name) for b in design] or [1.0]
         for name, design in designs.items()
     }
-    return {"shares": shares} | compress(network, context, changed)
+    return {"shares": shares} | compress(network, context, changed, teach if keep_dense else design_space.decompose)
 
 
 def place(network: Network, name: str, points: Points, fixed: Sequence[dict[str, Any]] = ()) -> None:

@@ -3,7 +3,7 @@ for each candidate, with the trained weights frozen; then the low-rank network b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,13 +11,16 @@ from paredown.cost import count
 from paredown.cost.rules import macs_under
 from paredown.errors import UserError
 from paredown.methods import _nas_figures
+from paredown.methods._nas_distil import drop_dense, synthesise_images
 from paredown.methods._nas_space import build, open_second, open_space
 from paredown.methods._post_training import TOPS
 from paredown.plan import Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
 from paredown.surgery.design_space import Select, candidates, grid, targeted
+from paredown.surgery.synthetic import Synthesis
 from paredown.training.architecture_search import ArchitectureSearch
+from paredown.training.distillation import Distillation
 
-__all__ = ["SVDNAS", "Proxy", "Search", "candidates"]
+__all__ = ["SVDNAS", "Distil", "Proxy", "Search", "Synthetic", "candidates"]
 Split = Literal["val", "test"]
 
 
@@ -58,6 +61,61 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """What follows the decomposition: nothing, or a distillation (`training.distillation`) on `images` synthetic or
+    training images; null: 25,000 (full: all). `epochs` null: as many as show 128,116,700 images, the published cap."""
+
+    setup: Literal["none", "synthetic", "few_sample", "full"] = "none"
+    images: int | None = None
+    epochs: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    patience: int = 10
+
+    def count(self) -> int | None:
+        """Of the images; None: all that train."""
+        return None if self.setup == "full" else self.images or IMAGES
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """How it trains, on the machine of `recipe`."""
+        kept = {name: getattr(recipe, name) for name in ("precision", "channels_last")}
+        epochs = self.epochs or max(1, 100 * (IMAGENET // (self.count() or IMAGENET)))
+        own: dict[str, Any] = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return Recipe(epochs, weight_decay=self.weight_decay, schedule="constant", **own, **kept)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """How images are made of batch-norm statistics (`surgery.synthetic`); null: as published for the network."""
+
+    steps: int = 500
+    batch_size: int = 32
+    learning_rate: float | None = None
+    alpha: float | None = None
+    average: bool | None = None
+    excluded: tuple[int, ...] | None = None
+
+    def settings(self, network: Network) -> dict[str, Any]:
+        """The fields of `Synthesis`, for `network`."""
+        published = PUBLISHED.get(network.architecture["_target_"].rpartition(".")[2], PLAIN)
+        own = {name: getattr(self, name) for name in published}
+        values = {name: published[name] if value is None else value for name, value in own.items()}
+        return values | {"excluded": list(values["excluded"]), "steps": self.steps, "batch_size": self.batch_size}
+
+
+IMAGES, IMAGENET = 25_000, 1_281_167
+PLAIN: dict[str, Any] = {"learning_rate": 0.5, "alpha": 1.0, "average": False, "excluded": ()}
+COMPACT = PLAIN | {"learning_rate": 0.25, "average": True}
+PUBLISHED = {
+    "mobilenet_v2": COMPACT,
+    "mobilenet_v2_cifar": COMPACT,
+    # every expansion's batch norm but the first, and the head's; from the released code
+    "efficientnet_b0": PLAIN | {"alpha": 100.0, "average": True, "excluded": tuple(range(6, 49, 3))},
+}
+
+
+@dataclass(frozen=True)
 class SVDNAS(Method):
     """The knobs of SVD-NAS; `conf/method/svd_nas.yaml` says what each does."""
 
@@ -71,6 +129,8 @@ class SVDNAS(Method):
     relax: float = 0.2
     proxy: Proxy = field(default_factory=Proxy)
     search: Search = field(default_factory=Search)
+    distil: Distil = field(default_factory=Distil)
+    synthetic: Synthetic = field(default_factory=Synthetic)
 
     def __post_init__(self) -> None:
         grid(self.gamma, self.step)
@@ -86,6 +146,10 @@ class SVDNAS(Method):
                 ("search.second_temperature", search.second_temperature, "above 0", search.second_temperature > 0),
                 ("search.decay", search.decay, "in (0, 1]", 0 < search.decay <= 1),
                 ("search.passes", search.passes, "at least 1", search.passes >= 1),
+                ("distil.images", self.distil.images or 2, "at least 2, or null", (self.distil.images or 2) >= 2),
+                ("distil.patience", self.distil.patience, "at least 1", self.distil.patience >= 1),
+                ("synthetic.steps", self.synthetic.steps, "at least 1", self.synthetic.steps >= 1),
+                ("synthetic.batch_size", self.synthetic.batch_size, "at least 1", self.synthetic.batch_size >= 1),
                 ("search.images", search.images or 2, "at least 2, or null", (search.images or 2) >= 2),
             )
             if not holds
@@ -99,6 +163,12 @@ class SVDNAS(Method):
         there = data.sizes[split]
         if there < 2:
             raise UserError("svd_nas searches on held-out images: set dataset.validation (or method.search.split=test)")
+        if self.distil.setup != "none" and data.sizes["val"] < 1:
+            raise UserError("a distillation goes on as long as the validation top-1 rises: set dataset.validation")
+        if self.distil.setup == "few_sample" and (few := self.distil.count() or 0) > data.sizes["train"]:
+            raise UserError(
+                f"method.distil.images={few} is more than the {data.sizes['train']} training images there are"
+            )
         wanted = {"search.images": self.search.images or 2}
         if self._tests_accuracy(network):
             wanted["proxy.images"] = self.proxy.images
@@ -124,7 +194,22 @@ class SVDNAS(Method):
             stages.append(Edit("second_space", open_second, {"step": self.step, "relax": self.relax}))
             again = (self.search.second_epochs, self.search.second_temperature)
             stages.append(self._search("search_second", network, names, recipe, *again))
-        return [*stages, Edit("build", build)]
+        return [
+            *stages,
+            Edit("build", build, {"keep_dense": self.distil.setup != "none"}),
+            *self._distillation(network, recipe),
+        ]
+
+    def _distillation(self, network: Network, recipe: Recipe) -> list[Stage]:
+        setup = self.distil.setup
+        if setup == "none":
+            return []
+        made = self.synthetic.settings(network)
+        images = Edit("synthesise", synthesise_images, {"images": self.distil.count(), "synthesis": made})
+        synthesis = Synthesis(**made | {"excluded": tuple(made["excluded"])})
+        hook = Distillation(setup, self.distil.count(), self.distil.patience, synthesis)
+        first: list[Stage] = [images] if setup == "synthetic" else []
+        return [*first, Fit("distil", self.distil.recipe(recipe), (hook,)), Edit("ship", drop_dense)]
 
     def _search(
         self, name: str, network: Network, names: Sequence[str], recipe: Recipe, epochs: int, temperature: float
@@ -151,8 +236,8 @@ class SVDNAS(Method):
         return all(conv.kernel_size == (1, 1) for conv in targeted(network.module, self.select).values())
 
     def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
-        """`base/top1`, before the network was decomposed, `decomposed/top1`, right after, `gain/base_top1`, their
-        difference; each for top5 too. `search/entropy` of theta at the end; `search/memory`: bytes of the network in
+        """`base/top1`, before the network was decomposed, `decomposed/top1`, right after, `gain/base_top1`, what it all
+        gained; each for top5 too. `search/entropy` of theta at the end; `search/memory`: bytes of the network in
         the search against the dense one's; for two branches `search/first_branch_macs` beside `search/branches_macs`,
         of the targeted layers."""
         done = {outcome.stage.name: outcome for outcome in outcomes}
@@ -164,9 +249,15 @@ class SVDNAS(Method):
             found["search/branches_macs"] = last["search/choice_macs"]
         for top in TOPS:
             before, after = notes["base"][top], notes["decomposed"][top]
-            found |= {f"base/{top}": before, f"decomposed/{top}": after, f"gain/base_{top}": after - before}
+            kept = _distilled(done["distil"].history)[f"test/{top}"] if "distil" in done else after
+            found |= {f"base/{top}": before, f"decomposed/{top}": after, f"gain/base_{top}": kept - before}
         return found
 
     def figures(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """The design as a schematic; theta's entropy, MACs and the chosen design over the search."""
         return _nas_figures.figures(outcomes)
+
+
+def _distilled(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The epoch whose weights were kept: the first of the best validation top-1."""
+    return max(history, key=lambda row: row["val/top1"])

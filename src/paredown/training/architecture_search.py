@@ -55,7 +55,7 @@ class ArchitectureSearch(Hooks):
 
     def loader(self, data: Any, batch_size: int, seed: int, **place: Any) -> Any:
         """Images that the network was not trained on."""
-        return data.held_out_loader(self.split, batch_size, seed, **place, images=self.images, passes=self.passes)
+        return data.chosen_loader(self.split, batch_size, seed, **place, images=self.images, passes=self.passes)
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         """Adam with coupled weight decay. Thetas that were not drawn move too: their gradient is the decay's alone,

@@ -121,7 +121,7 @@ class Keep(pl.callbacks.Checkpoint):
         if trainer.is_global_zero:
             self.report(trainer.current_epoch, module.history[-1])
         due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
-        if due and trainer.current_epoch + 1 < module.recipe.epochs:
+        if due and not trainer.should_stop and trainer.current_epoch + 1 < module.recipe.epochs:
             trainer.save_checkpoint(self.path)
             self.written = time.monotonic()
 

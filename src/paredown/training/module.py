@@ -26,6 +26,7 @@ class FitModule(pl.LightningModule):
         self.network = network
         self.recipe, self.hooks, self.seed, self.splits = stage.recipe, stage.hooks, seed, splits
         self.history: list[Row] = []
+        self._best: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
         # in a tuple, so that the compiled twin does not register the weights a second time
@@ -40,7 +41,8 @@ class FitModule(pl.LightningModule):
         """Seed the epoch, set its learning rate (a function of the epoch: nothing to restore) and reset the sums."""
         rank_seed = digest([self.seed, self.current_epoch, self.global_rank])
         torch.manual_seed(int(rank_seed[:15], 16))
-        factor = rate_factor(self.recipe, self.current_epoch)
+        given = self._given_rate()
+        factor = rate_factor(self.recipe, self.current_epoch) if given is None else given
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         self._started = time.perf_counter()
@@ -93,15 +95,34 @@ class FitModule(pl.LightningModule):
         trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
         if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
             raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
+        self._keep_if_best(row)
         self.history.append(row)
+        if self._given_rate() == 0:
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        """Go back to the best epoch, where a hook wants it."""
+        if self._best:
+            self.network.load_state_dict(self._best)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the epochs done."""
-        checkpoint["history"] = self.history
+        """Keep the rows of the epochs done, and the best one's weights."""
+        checkpoint |= {"history": self.history, "best": self._best}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the rows of the epochs done."""
-        self.history = list(checkpoint["history"])
+        self.history, self._best = list(checkpoint["history"]), dict(checkpoint.get("best", {}))
+
+    def _keep_if_best(self, row: Row) -> None:
+        if any(hook.keeps_best for hook in self.hooks):
+            before = max((past["val/top1"] for past in self.history), default=-1.0)
+            if row["val/top1"] > before:
+                self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def _given_rate(self) -> float | None:
+        """What a hook says of the learning rate after `history`."""
+        own = (hook.rate(self.history) for hook in self.hooks)
+        return next((factor for factor in own if factor is not None), None)
 
     def _reset(self, split: str) -> None:
         self._sums[split] = torch.zeros(4, dtype=torch.float64, device=self.device)
