@@ -96,7 +96,8 @@ class SearchedConv2d(CompressedLayer):
         basis = getattr(self, f"basis_{family}_{groups}")[:, :, :rank]
         matrices = blocks(error, family, groups)
         wide = matrices.shape[1] <= matrices.shape[2]
-        nearest = basis @ (basis.mT @ matrices) if wide else (matrices @ basis) @ basis.mT
+        with torch.autocast(error.device.type, enabled=False):  # 16 bits would blur what tells two ranks apart
+            nearest = basis @ (basis.mT @ matrices) if wide else (matrices @ basis) @ basis.mT
         approximation = unblocked(nearest, family, self.shape)
         return approximation if self.error is None else self.weight - error + approximation
 

@@ -83,7 +83,8 @@ def _svd_nas(row: Row, model: list[str]) -> list[str]:
     branch, _, distilled = knobs["setting"].partition("-")
     words = [f"method.beta={knobs['beta']}", f"method.gamma=[{knobs['gamma_range'].replace('-', ',')}]"]
     words += ["method.branches=2"] if branch == "B2" else []
-    words += ["method.search.split=test"]
+    # held-out training images are evaluated after every epoch, and a distillation ends by them: not a tenth of all
+    words += ["dataset.validation=10000", "method.search.split=test"]
     if knobs.get("search_val_images") == "500":
         words += ["method.search.images=500", "method.search.passes=100"]
     if distilled:
