@@ -12,6 +12,7 @@ from paredown.cost.rules import macs_under
 from paredown.errors import UserError
 from paredown.methods import _nas_figures
 from paredown.methods._nas_distil import drop_dense, synthesise_images
+from paredown.methods._nas_knobs import Distil, Proxy, Search, Synthetic
 from paredown.methods._nas_space import build, open_second, open_space
 from paredown.methods._post_training import TOPS
 from paredown.plan import Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
@@ -21,98 +22,6 @@ from paredown.training.architecture_search import ArchitectureSearch
 from paredown.training.distillation import Distillation
 
 __all__ = ["SVDNAS", "Distil", "Proxy", "Search", "Synthetic", "candidates"]
-Split = Literal["val", "test"]
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """Pruning by accuracy: `use`, or auto: where the layers are point-wise, as published; on `images` of the search's
-    split; more than `tolerance` points of top-1 lost is too much; `legacy_rank_list` as the released code."""
-
-    use: bool | Literal["auto"] = "auto"
-    images: int = 500
-    tolerance: float = 5.0
-    legacy_rank_list: bool = False
-
-
-@dataclass(frozen=True)
-class Search:
-    """The descent on theta; the `second_` ones are of the second branch's search. `images` of `split` (null: all),
-    `passes` times an epoch; `conf/method/svd_nas.yaml` says what each does."""
-
-    epochs: int = 100
-    second_epochs: int = 50
-    batch_size: int = 64
-    learning_rate: float = 0.01
-    weight_decay: float = 5e-4
-    temperature: float = 5.0
-    second_temperature: float = 5.0
-    decay: float = 0.965
-    split: Split = "val"
-    images: int | None = None
-    passes: int = 1
-    update_total: bool = False
-
-    def recipe(self, recipe: Recipe, epochs: int) -> Recipe:
-        """How a search of `epochs` trains, on the machine of `recipe`."""
-        kept = {name: getattr(recipe, name) for name in ("precision", "channels_last")}
-        own: dict[str, Any] = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        return Recipe(epochs, optimizer="adam", weight_decay=self.weight_decay, schedule="constant", **own, **kept)
-
-
-@dataclass(frozen=True)
-class Distil:
-    """What follows the decomposition: nothing, or a distillation (`training.distillation`) on `images` synthetic or
-    training images; null: 25,000 (full: all). `epochs` null: as many as show 128,116,700 images, the published cap."""
-
-    setup: Literal["none", "synthetic", "few_sample", "full"] = "none"
-    images: int | None = None
-    epochs: int | None = None
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    patience: int = 10
-
-    def count(self) -> int | None:
-        """Of the images; None: all that train."""
-        return None if self.setup == "full" else self.images or IMAGES
-
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """How it trains, on the machine of `recipe`."""
-        kept = {name: getattr(recipe, name) for name in ("precision", "channels_last")}
-        epochs = self.epochs or max(1, 100 * (IMAGENET // (self.count() or IMAGENET)))
-        own: dict[str, Any] = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        return Recipe(epochs, weight_decay=self.weight_decay, schedule="constant", **own, **kept)
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """How images are made of batch-norm statistics (`surgery.synthetic`); null: as published for the network."""
-
-    steps: int = 500
-    batch_size: int = 32
-    learning_rate: float | None = None
-    alpha: float | None = None
-    average: bool | None = None
-    excluded: tuple[int, ...] | None = None
-
-    def settings(self, network: Network) -> dict[str, Any]:
-        """The fields of `Synthesis`, for `network`."""
-        published = PUBLISHED.get(network.architecture["_target_"].rpartition(".")[2], PLAIN)
-        own = {name: getattr(self, name) for name in published}
-        values = {name: published[name] if value is None else value for name, value in own.items()}
-        return values | {"excluded": list(values["excluded"]), "steps": self.steps, "batch_size": self.batch_size}
-
-
-IMAGES, IMAGENET = 25_000, 1_281_167
-PLAIN: dict[str, Any] = {"learning_rate": 0.5, "alpha": 1.0, "average": False, "excluded": ()}
-COMPACT = PLAIN | {"learning_rate": 0.25, "average": True}
-PUBLISHED = {
-    "mobilenet_v2": COMPACT,
-    "mobilenet_v2_cifar": COMPACT,
-    # every expansion's batch norm but the first, and the head's; from the released code
-    "efficientnet_b0": PLAIN | {"alpha": 100.0, "average": True, "excluded": tuple(range(6, 49, 3))},
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +43,7 @@ class SVDNAS(Method):
 
     def __post_init__(self) -> None:
         grid(self.gamma, self.step)
-        search, proxy = self.search, self.proxy
+        search, proxy, distil = self.search, self.proxy, self.distil
         wrong = [
             f"method.{name}={value:g} ({rule})"
             for name, value, rule, holds in (
@@ -146,11 +55,12 @@ class SVDNAS(Method):
                 ("search.second_temperature", search.second_temperature, "above 0", search.second_temperature > 0),
                 ("search.decay", search.decay, "in (0, 1]", 0 < search.decay <= 1),
                 ("search.passes", search.passes, "at least 1", search.passes >= 1),
-                ("distil.images", self.distil.images or 2, "at least 2, or null", (self.distil.images or 2) >= 2),
-                ("distil.patience", self.distil.patience, "at least 1", self.distil.patience >= 1),
+                ("distil.images", _or(distil.images, 2), "at least 2, or null", _or(distil.images, 2) >= 2),
+                ("distil.epochs", _or(distil.epochs, 1), "at least 1, or null", _or(distil.epochs, 1) >= 1),
+                ("distil.patience", distil.patience, "at least 1", distil.patience >= 1),
                 ("synthetic.steps", self.synthetic.steps, "at least 1", self.synthetic.steps >= 1),
                 ("synthetic.batch_size", self.synthetic.batch_size, "at least 1", self.synthetic.batch_size >= 1),
-                ("search.images", search.images or 2, "at least 2, or null", (search.images or 2) >= 2),
+                ("search.images", _or(search.images, 2), "at least 2, or null", _or(search.images, 2) >= 2),
             )
             if not holds
         ]
@@ -261,3 +171,7 @@ class SVDNAS(Method):
 def _distilled(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """The epoch whose weights were kept: the first of the best validation top-1."""
     return max(history, key=lambda row: row["val/top1"])
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
