@@ -120,14 +120,14 @@ def test_an_epochs_figures_and_the_cooling() -> None:
 
 
 def test_the_released_codes_total_is_what_was_drawn_every_ten_epochs() -> None:
-    hook = ArchitectureSearch(2.0, {"0": 1000}, 2000, 5.0, 0.9, "val", update_total=True)
+    hook = ArchitectureSearch(2.0, {"0": 1000, "left": 500}, 2000, 5.0, 0.9, "val", update_total=True)
     network = started(hook)
-    network[0].expected = torch.tensor(640.0)
+    network[0].theta.data = torch.tensor([0.0, 0.0, 99.0, 0.0])
     totals = []
     for epoch in range(10):
         hook.after_epoch(network, epoch)
         totals.append(float(network[0].total))
-    assert totals == [2000.0] * 9 + [640.0]
+    assert totals == [2000.0] * 9 + [2000.0 - 1000 + 600]
 
 
 def test_equal_candidates_are_drawn_equally_often() -> None:

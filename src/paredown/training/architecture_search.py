@@ -29,8 +29,8 @@ class ArchitectureSearch(Hooks):
     layers, of which `macs` are the dense ones; those that are not searched count in full.
 
     The images are `images` of `split` (None: all), `passes` times an epoch. The temperature starts at `temperature`
-    and is multiplied by `decay` after each epoch. `update_total` puts, every 10 epochs, a P that was drawn in the place
-    of `total`, as the released code does for ResNet-18.
+    and is multiplied by `decay` after each epoch. `update_total` puts, every 10 epochs, the whole network's
+    MACs under a design drawn by theta in the place of `total`, as the released code does for ResNet-18.
     """
 
     beta: float
@@ -102,11 +102,11 @@ class ArchitectureSearch(Hooks):
         left = self._left(layers)
         expected = left + sum(float(shares[name].double() @ layer.costs.double()) for name, layer in layers.items())
         chosen = left + sum(layer.points[int(layer.choice)][3] for layer in layers.values())
-        drawn = left + sum(float(layer.expected) for layer in layers.values())
+        drawn = sum(layer.points[int(torch.multinomial(shares[name], 1))][3] for name, layer in layers.items())
         for layer in layers.values():
             layer.temperature.mul_(self.decay)
             if self.update_total and epoch % 10 == 9:
-                layer.total.fill_(drawn)
+                layer.total.fill_(self.total - sum(self.macs.values()) + left + drawn)
         images, self._now.images = self._now.images, 0
         rows = {f"choice/{name}": float(layer.choice) for name, layer in layers.items()}
         return rows | {
