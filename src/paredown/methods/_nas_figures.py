@@ -73,7 +73,8 @@ def schematic(notes: Mapping[str, Any]) -> Any:
                 textposition="inside",
                 insidetextanchor="middle",
                 marker={"color": COLOURS[number], "line": {"color": "white", "width": 1}},
-                marker_pattern_shape=HATCHES[family],
+                marker_pattern={"shape": HATCHES[family], "fgopacity": 0.35, "size": 6},
+                textfont={"size": 12, "color": "white", "weight": "bold"},
             )
             shown |= {family} if own else set()
     left = [name for name in shares if name not in designs]
@@ -100,8 +101,8 @@ def choices(spaces: Mapping[str, Points], rows: Sequence[Mapping[str, float]], t
         hovertemplate="%{y}, epoch %{x}: %{text}<extra></extra>", colorbar={"title": "MACs left"},
     )  # fmt: skip
     plot = graph_objects.Figure(heat)
-    plot.update_layout(title=title, xaxis_title="epoch", template="plotly_white", height=120 + 22 * len(spaces))
-    plot.update_yaxes(autorange="reversed")
+    plot.update_layout(title=title, xaxis_title="epoch", template="plotly_white", height=200 + 24 * len(spaces))
+    plot.update_yaxes(autorange="reversed", tickmode="linear", automargin=True)
     return plot
 
 
