@@ -68,14 +68,14 @@ class SearchedConv2d(CompressedLayer):
     def become(self, dense: nn.Conv2d) -> None:
         """Take the weights of `dense`, and make the bases, in float64, of what the fixed branch leaves of them."""
         self.weight.copy_(dense.weight)
-        if self.bias is not None:
+        if self.bias is not None and dense.bias is not None:
             self.bias.copy_(dense.bias)
         error = dense.weight.double()
         for branch in self.fixed:
             pair = GroupedPair(dense, **branch, bias=False)
             pair.become(dense.weight)
             error = error - pair.effective_weight().double()
-        if self.fixed:
+        if self.error is not None:
             self.error.copy_(error)
         for (family, groups), rank in self.highest().items():
             matrices = blocks(error, family, groups)
