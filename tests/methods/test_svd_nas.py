@@ -213,6 +213,8 @@ def test_two_branches_say_what_they_cost_beside_one(tmp_path: Path) -> None:
     )
     assert cost.macs == metrics["cost/macs"] == metrics["search/branches_macs"] + metrics["cost/dense_macs"] - targets
     assert metrics["search/memory"] > 1 and 0 < metrics["search/entropy"] <= 1 and "search/first_branch_macs" in metrics
+    (rows,) = [o.history for o in experiment.outcomes() if o.stage.name == "search_second"]
+    assert all(0 < row["train/objective"] < row["train/loss"] for row in rows)  # P is below P0
     names = {"design", "theta_entropy", "search_macs", "choice_first_branch", "choice_second_branch"}
     assert names <= set(experiment.method.figures(experiment.outcomes()))
 

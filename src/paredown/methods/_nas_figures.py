@@ -38,6 +38,10 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     found["search_macs"] = lines(curves, "Multiply-adds of the targeted layers", "epoch", "MACs")
     for label, (spaces, rows) in searches.items():
         found[f"choice_{label.replace(' ', '_')}"] = choices(spaces, rows, f"Largest theta after each epoch, {label}")
+    if "distil" in done:
+        rows = done["distil"].history
+        losses = {epoch: row.get("train/objective", row["train/loss"]) for epoch, row in enumerate(rows, 1)}
+        found["distillation"] = lines({"loss": losses}, "Loss of the distillation", "epoch", "loss", "y")
     if "synthesise" in done:
         notes = done["synthesise"].notes
         found["synthetic_images"] = tiles(_sample(notes), "Some of the synthetic images", zoom=80)

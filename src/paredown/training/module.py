@@ -29,6 +29,7 @@ class FitModule(pl.LightningModule):
         self._best: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
+        self._objective = torch.zeros(())  # the sum of what hooks put in the place of cross-entropy
         # in a tuple, so that the compiled twin does not register the weights a second time
         self._callable = (torch.compile(network) if stage.recipe.compile else network,)
 
@@ -47,7 +48,7 @@ class FitModule(pl.LightningModule):
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         self._started = time.perf_counter()
         self._reset("train")
-        self._penalties = {}
+        self._penalties, self._objective = {}, torch.zeros((), device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy plus penalties of one batch of images (B, C, H, W) and labels (B,)."""
@@ -57,8 +58,11 @@ class FitModule(pl.LightningModule):
         logits = self._callable[0](images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self._count("train", loss, logits, labels)
+        entropy = loss
         for hook in self.hooks:
             loss = hook.loss(self.network, images, logits, loss)
+        if loss is not entropy:
+            self._objective = self._objective + loss.detach()
         for hook in self.hooks:
             for name, penalty in hook.penalties(self.network, self.current_epoch / self.recipe.epochs).items():
                 loss = loss + penalty
@@ -88,6 +92,8 @@ class FitModule(pl.LightningModule):
             row |= self._figures(split)
         steps = max(1, int(self.trainer.num_training_batches))
         row |= {f"penalty/{name}": float(total) / steps for name, total in self._penalties.items()}
+        if self._objective:
+            row["train/objective"] = float(self._objective) / steps
         row["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self._started
         for hook in self.hooks:
