@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from paredown.data.digits import Digits
 from paredown.layers.searched import SearchedConv2d
-from paredown.plan import Context, Recipe
+from paredown.methods._nas_space import place
+from paredown.plan import Context, Fit, Network, Recipe
 from paredown.surgery.design_space import candidates
 from paredown.training.architecture_search import ArchitectureSearch, cost_factor, entropy, mass_shift
+from paredown.training.fit import Machine, fit
+from paredown.training.module import Row
 
 POINTS = [["in_group", 1, 1, 400], ["in_group", 1, 2, 800], ["spatial", 1, 1, 600], [None, 1, None, 1000]]
 HOOK = ArchitectureSearch(2.0, {"0": 1000, "left": 500}, 2000, 5.0, 0.5, "val")
+MACHINE = Machine("cpu", checkpoint_seconds=0, progress=False)
 RECIPE = Recipe(10, optimizer="adam", learning_rate=0.01, weight_decay=5e-4)
 
 
@@ -141,3 +148,55 @@ def test_equal_candidates_are_drawn_equally_often() -> None:
         HOOK.before_step(network, step)
         counts[list(made.pair)] += 1
     assert (counts / 4000 * len(points) - 1).abs().max() < 0.25
+
+
+def search(
+    data: Digits, folder: Path, beta: float, stop_after: int | None = None, epochs: int = 4
+) -> tuple[nn.Module, list[Row]]:
+    def report(epoch: int, row: Row) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    convs = {"0": nn.Conv2d(1, 8, 3, padding=1), "2": nn.Conv2d(8, 8, 3, padding=1)}
+    points = {
+        name: [[c.family, c.groups, c.rank, c.macs] for c in candidates(conv, 8, (0.3, 0.9), 0.6)]
+        for name, conv in convs.items()
+    }
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    module = nn.Sequential(convs["0"], nn.ReLU(), convs["2"], *head)
+    network = Network(module, {}, (1, 8, 8))
+    for name in convs:
+        place(network, name, points[name])
+    macs = {name: listed[-1][3] for name, listed in points.items()}
+    hook = ArchitectureSearch(beta, macs, sum(macs.values()) + 80, 1.0, 0.7, "val", images=100)
+    folder.mkdir(exist_ok=True)
+    stage = Fit(
+        "search", replace(RECIPE, epochs=epochs, batch_size=20, learning_rate=0.1, schedule="constant"), (hook,)
+    )
+    rows = fit(network, stage, data, 7, MACHINE, folder, report)
+    return network.module, rows
+
+
+def test_a_killed_search_ends_bit_equal(data: Digits, tmp_path: Path) -> None:
+    whole, rows = search(data, tmp_path / "whole", 16)
+    with pytest.raises(KeyboardInterrupt):
+        search(data, tmp_path / "cut", 16, stop_after=1)
+    resumed, again = search(data, tmp_path / "cut", 16)
+    theirs = whole.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in resumed.state_dict().items())
+    keep = ("search/entropy", "search/expected_macs", "choice/0", "val/top1", "train/objective")
+    assert [[row[name] for name in keep] for row in again] == [[row[name] for name in keep] for row in rows]
+    assert float(whole[0].temperature) == pytest.approx(0.7**4) and rows[0]["images"] == 100
+
+
+def test_more_beta_searches_fewer_macs_and_only_thetas_move(data: Digits, tmp_path: Path) -> None:
+    found = {}
+    for beta in (0.0, 30.0):
+        module, rows = search(data, tmp_path / str(beta), beta, epochs=20)
+        found[beta] = rows[-1]["search/expected_macs"]
+    assert found[30.0] < 0.9 * found[0.0], found
+    torch.manual_seed(0)
+    assert torch.equal(module[0].weight, nn.Conv2d(1, 8, 3, padding=1).weight)
+    entropies = [row["search/entropy"] for row in rows]
+    assert entropies[-1] < entropies[0] <= 1
