@@ -76,6 +76,7 @@ def test_the_stages() -> None:
         (lambda: SVDNAS(gamma=(0.5, 1.2)), r"gamma=0.5 to 1.2 is no range within \(0, 1\)"),
         (lambda: SVDNAS(gamma=(0.0, 0.9)), r"gamma=0 to 0.9"),
         (lambda: SVDNAS(beta=-1), r"method.beta=-1 \(at least 0\)"),
+        (lambda: SVDNAS(search=Search(epochs=0, images=0)), r"search.epochs=0 \(at least 1\); method.search.images=0"),
         (lambda: SVDNAS(search=Search(decay=0)), r"method.search.decay=0 \(in \(0, 1\]\)"),
         (lambda: SVDNAS().plan(Target("speed_up", 2), dense(), RECIPE), r"cannot aim at speed_up=2: method.beta"),
         (lambda: SVDNAS(proxy=Proxy(True, 41)).check(dense(), Data()), r"proxy.images=41 is more than the 40 images"),

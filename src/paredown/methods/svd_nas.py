@@ -43,27 +43,35 @@ class SVDNAS(Method):
 
     def __post_init__(self) -> None:
         grid(self.gamma, self.step)
-        search, proxy, distil = self.search, self.proxy, self.distil
-        wrong = [
-            f"method.{name}={value:g} ({rule})"
-            for name, value, rule, holds in (
-                ("beta", self.beta, "at least 0", self.beta >= 0),
-                ("relax", self.relax, "in [0, 1)", 0 <= self.relax < 1),
-                ("proxy.images", proxy.images, "at least 1", proxy.images >= 1),
-                ("proxy.tolerance", proxy.tolerance, "at least 0", proxy.tolerance >= 0),
-                ("search.temperature", search.temperature, "above 0", search.temperature > 0),
-                ("search.second_temperature", search.second_temperature, "above 0", search.second_temperature > 0),
-                ("search.decay", search.decay, "in (0, 1]", 0 < search.decay <= 1),
-                ("search.passes", search.passes, "at least 1", search.passes >= 1),
-                ("distil.images", _or(distil.images, 2), "at least 2, or null", _or(distil.images, 2) >= 2),
-                ("distil.epochs", _or(distil.epochs, 1), "at least 1, or null", _or(distil.epochs, 1) >= 1),
-                ("distil.patience", distil.patience, "at least 1", distil.patience >= 1),
-                ("synthetic.steps", self.synthetic.steps, "at least 1", self.synthetic.steps >= 1),
-                ("synthetic.batch_size", self.synthetic.batch_size, "at least 1", self.synthetic.batch_size >= 1),
-                ("search.images", _or(search.images, 2), "at least 2, or null", _or(search.images, 2) >= 2),
-            )
-            if not holds
-        ]
+        search, proxy, distil, synthetic = self.search, self.proxy, self.distil, self.synthetic
+        counts: dict[str, int | None] = {
+            "proxy.images": proxy.images,
+            "search.epochs": search.epochs,
+            "search.second_epochs": search.second_epochs,
+            "search.batch_size": search.batch_size,
+            "search.passes": search.passes,
+            "search.images": search.images,
+            "distil.images": distil.images,
+            "distil.epochs": distil.epochs,
+            "distil.batch_size": distil.batch_size,
+            "distil.patience": distil.patience,
+            "synthetic.steps": synthetic.steps,
+            "synthetic.batch_size": synthetic.batch_size,
+        }
+        numbers = (
+            ("beta", self.beta, "at least 0", self.beta >= 0),
+            ("relax", self.relax, "in [0, 1)", 0 <= self.relax < 1),
+            ("proxy.tolerance", proxy.tolerance, "at least 0", proxy.tolerance >= 0),
+            ("search.learning_rate", search.learning_rate, "above 0", search.learning_rate > 0),
+            ("search.weight_decay", search.weight_decay, "at least 0", search.weight_decay >= 0),
+            ("search.temperature", search.temperature, "above 0", search.temperature > 0),
+            ("search.second_temperature", search.second_temperature, "above 0", search.second_temperature > 0),
+            ("search.decay", search.decay, "in (0, 1]", 0 < search.decay <= 1),
+            ("distil.learning_rate", distil.learning_rate, "above 0", distil.learning_rate > 0),
+            ("distil.weight_decay", distil.weight_decay, "at least 0", distil.weight_decay >= 0),
+        )
+        wrong = [f"method.{name}={value:g} ({rule})" for name, value, rule, holds in numbers if not holds]
+        wrong += [f"method.{name}={n} (at least 1)" for name, n in counts.items() if n is not None and n < 1]
         if wrong:
             raise UserError("; ".join(wrong))
 
@@ -171,7 +179,3 @@ class SVDNAS(Method):
 def _distilled(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
     """The epoch whose weights were kept: the first of the best validation top-1."""
     return max(history, key=lambda row: row["val/top1"])
-
-
-def _or(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
