@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -123,6 +124,15 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     if extra := sorted(set(weights) - set(own)):
         raise UserError(f"{source} has {len(extra)} tensors this network does not have, the first is {extra[0]!r}")
     module.load_state_dict(dict(weights))
+
+
+def fingerprint(module: nn.Module) -> str:
+    """40 hex digits that name the parameters and buffers of `module`, whatever made them."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:40]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -76,7 +76,8 @@ def main() -> None:
     try:
         _parse()
     except COMPOSING as error:
-        end(str(explain(error)), MISTAKE)
+        typed = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+        end(str(explain(error, typed)), MISTAKE)
     try:
         for overrides in ASKED:
             _run(overrides)

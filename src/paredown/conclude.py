@@ -112,7 +112,8 @@ def _spent(experiment: Experiment, step: Step) -> dict[str, Any]:
         return {"key": step.key, "epochs": 0, "seconds": record.seconds, "macs": 0}
     epochs = len(record.history)
     network = experiment.store.read(step.key)
-    images = epochs * step.data.sizes["train"]
+    # a hook that feeds other images says how many
+    images = sum(row.get("images", step.data.sizes["train"]) for row in record.history)
     seconds = sum(row["seconds"] for row in record.history)  # of every process that had a part in it
     macs = 3 * images * count(network.module, network.input_shape).macs
     return {"key": step.key, "epochs": epochs, "seconds": seconds, "macs": macs}

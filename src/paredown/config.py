@@ -122,9 +122,9 @@ def _unknown(key: str, overrides: Sequence[str]) -> UserError:
             config = hydra_compose("config", choices)  # method.NAME is looked up in the method that was chosen
         except COMPOSING:  # one of them is wrong too
             config = hydra_compose("config")
+    while group and not isinstance(OmegaConf.select(config, group), DictConfig):  # the first part that is wrong
+        group, _, name = group.rpartition(".")
     below = OmegaConf.select(config, group) if group else config
-    if not isinstance(below, DictConfig):
-        return UserError(f"unknown key {key!r}: there is no {group!r}; {nearest(group, map(str, config))}")
     inside = f" in {group}" if group else ""
     return UserError(f"unknown key {name!r}{inside}: {nearest(name, map(str, below))}")
 

@@ -139,12 +139,13 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
             history: list[Row] = []
             notes: dict[str, Any] = {}
             if isinstance(stage, Edit):
-                found = stage.function(network, Context(step.data, experiment.device, step.seed), **stage.arguments)
+                context = Context(step.data, experiment.device, step.seed, store.shared)
+                found = stage.function(network, context, **stage.arguments)
                 notes = dict(found or {})
                 distributed.require_agreement(network.module, stage.name)
             else:
                 place = store.workplace(step.key)
-                history = fit(network, stage, step.data, step.seed, experiment.machine, place, report)
+                history = fit(network, stage, step.data, step.seed, experiment.machine, place, report, store.shared)
             if not distributed.rank():
                 seconds = time.perf_counter() - started
                 values = (step.key, step.parent, describe(stage), experiment.seed, step.data.key)

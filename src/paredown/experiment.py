@@ -88,6 +88,7 @@ class Experiment:
     def steps(self) -> tuple[Step, ...]:
         """The plan with its keys; on a transfer, edits see the source's images and the last fit the target's."""
         planned = self._dense_for(self.source)
+        self.method.check(planned, self.source)
         stages = self.method.plan(self.target, planned, self.recipe)
         if self.source is self.data:
             places = [(stage, self.data) for stage in stages]

@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -111,9 +112,35 @@ def _rising_fractions(values: Sequence[float]) -> bool:
     return list(values) == sorted(set(values)) and all(0 < value < 1 for value in values)
 
 
+@dataclass(frozen=True)
+class Context:
+    """What an `Edit` may use beyond the network, and `Hooks.start`: the data module, the device, the stage's own seed
+    and a folder of the store for what stages share by its content (None: there is none)."""
+
+    data: Any
+    device: torch.device
+    seed: int
+    shared: Path | None = None
+
+
 class Hooks:
     """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key, but
     for those with `init=False`, where a hook may keep what it needs between two calls of one step."""
+
+    keeps_best = False  # whether a fit ends with the weights of the epoch of the best validation top-1
+
+    def start(self, network: nn.Module, context: Context) -> None:
+        """Before the first step, and before a killed fit goes on: `network` as the stage before left it, in training
+        mode. May freeze parameters, or put layers into eval mode."""
+
+    def loader(self, data: Any, batch_size: int, seed: int, **place: Any) -> Any:
+        """What to train on in place of the training images, or None; `place` holds device, rank and world, as the
+        loaders of `paredown.data.images` take them."""
+        return None
+
+    def loss(self, network: nn.Module, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
+        """What to minimise in place of `loss`, the cross-entropy of a batch; penalties are added to it."""
+        return loss
 
     def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
         """Scalars added to the loss, by the name they are logged under. Called every step; `progress` is the
@@ -122,6 +149,11 @@ class Hooks:
 
     def optimizer(self, network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer | None:
         """The optimiser to use in place of the recipe's, or None."""
+        return None
+
+    def rate(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The learning rate of the epoch after those of `history`, as a fraction of the first, in place of the recipe's
+        schedule; 0 ends the fit; None: as the recipe says."""
         return None
 
     def before_step(self, network: nn.Module, step: int) -> None:
@@ -133,15 +165,6 @@ class Hooks:
     def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
         """After epoch `epoch` (0-based); returns figures to log beside the loss."""
         return {}
-
-
-@dataclass(frozen=True)
-class Context:
-    """What an `Edit` may use beyond the network: the data module, the device and the stage's own seed."""
-
-    data: Any
-    device: torch.device
-    seed: int
 
 
 EditFunction = Callable[..., Mapping[str, Any] | None]
@@ -195,6 +218,9 @@ class Method(ABC):
 
         The network may be read (shapes, names), never changed. Raises UserError for a target it cannot meet.
         """
+
+    def check(self, network: Network, data: Any) -> None:  # noqa: B027 (most need none)
+        """Raise UserError for knobs that `data`, an opened data module, cannot serve: more images than it has."""
 
     def metrics(self, outcomes: Sequence[Outcome]) -> dict[str, float]:
         """Final metrics of the method's own, by name."""

@@ -44,6 +44,11 @@ class Store:
         """Where the state of `key` lies, or will lie."""
         return self.root / key[:2] / key
 
+    @property
+    def shared(self) -> Path:
+        """A folder for what stages of several experiments share by its content, and may make again if it is gone."""
+        return self.root / "shared"
+
     def has(self, key: str) -> bool:
         """Whether the stage of `key` is finished."""
         return (self.folder(key) / RECORD).is_file()

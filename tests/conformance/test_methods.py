@@ -26,7 +26,7 @@ TARGETS = {"sparsity=0.7": "cost/sparsity", "speed_up=3": "cost/speed_up"}
 
 
 def overrides(method: str, output: Path, *more: str) -> list[str]:
-    small = ["dataset=digits", "model=resnet20", "model.depth=8", "dataset.fraction=0.1", "recipe.epochs=2"]
+    small = ["dataset=digits", "model=resnet20", "model.depth=8", "debug=fast"]
     cheap = ["latency.seconds=0.02", "tracking=off", "trainer.progress=false", f"output={output}"]
     return [f"method={method}", *small, *cheap, *more]
 
@@ -72,7 +72,7 @@ def test_every_stage_leaves_a_state_and_every_fit_a_loss(
         record = experiment.store.record(step.key)
         assert len(record.history) == (step.stage.recipe.epochs if isinstance(step.stage, Fit) else 0)
         assert all(0 < row["train/loss"] < 100 for row in record.history)
-        if isinstance(step.stage, Fit):
+        if isinstance(step.stage, Fit) and not step.stage.name.startswith("search"):  # which moves no weight
             assert record.history[-1]["train/loss"] < record.history[0]["train/loss"]
 
 

@@ -148,3 +148,45 @@ def test_lightning_sets_the_epoch_and_reads_both_splits(dataset, tmp_path):
         assert torch.equal(torch.cat(module.seen[epoch]), expected)
     assert module.evaluated == {0: 144 * 2, 1: 359 * 2}
     assert not np.array_equal(torch.cat(module.seen[0]), torch.cat(module.seen[1]))
+
+
+def test_a_choice_of_a_split_is_fixed_and_comes_in_every_pass(dataset):
+    data = dataset("digits")
+    data.prepare()
+
+    def seen(loader):
+        return sorted(map(tuple, gather(loader)[0].flatten(1).tolist()))
+
+    every = seen(data.eval_loader("val", 64, "cpu"))
+    chosen = seen(data.eval_loader("val", 64, "cpu", images=20))
+    assert len(chosen) == 20 and set(chosen) <= set(every) and every == seen(data.chosen_loader("val", 50, 3, "cpu"))
+    twice = data.chosen_loader("val", 16, 3, "cpu", images=20, passes=2)
+    assert seen(twice) == sorted(chosen * 2) and len(twice) == 3
+    halves = [data.chosen_loader("val", 16, 3, "cpu", rank, 2, images=20, passes=2) for rank in (0, 1)]
+    assert sorted([image for half in halves for image in seen(half)]) == sorted(chosen * 2)
+    assert seen(dataset("digits", "dataset.split_seed=1").eval_loader("val", 64, "cpu", images=20)) != chosen
+    changed = seen(data.chosen_loader("train", 50, 3, "cpu", images=20, augmented=True))
+    assert len(changed) == 20
+
+
+def test_what_a_hook_offers_is_trained_on(dataset):
+    class Model(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = torch.nn.Linear(1, 1), 0
+
+        def training_step(self, batch, index):
+            self.seen += len(batch[1])
+            return self.layer(torch.ones(1)).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    data, model = dataset("digits"), Model()
+    data.offers = (
+        lambda data, batch_size, seed, **place: None,
+        lambda data, batch_size, seed, **place: data.chosen_loader("val", batch_size, seed, **place, images=30),
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    Trainer(max_epochs=1, limit_val_batches=0, enable_model_summary=False, **quiet).fit(model, datamodule=data)
+    assert model.seen == 30

@@ -9,7 +9,7 @@ from paredown.errors import UserError
 from paredown.published import load
 from paredown.published.settings import SETTINGS, overrides, rows
 
-OURS = [dict(row) for _, row in load().iterrows() if row["method"] in SETTINGS]
+OURS = [dict(row) for _, row in load().iterrows() if row["method"] in SETTINGS and row["table"] != "S1"]
 KNOWN = {path.stem for path in (CONF / "method").glob("*.yaml")}
 
 
@@ -51,6 +51,30 @@ def test_svd_nass_baselines_start_from_torchvisions_weights(row) -> None:
     assert (config["names"]["method"], config["names"]["dataset"]) == (row["method"], "imagenet")
     assert config["model"]["weights"] == "imagenet1k_v1" and config["method"]["finetune"]["epochs"] is None
     assert config["speed_up"] == (None if row["method"] == "f_group" else pytest.approx(row["speed_up"], rel=1e-3))
+
+
+@pytest.mark.parametrize("row", of("svd_nas")[::7], ids=lambda row: row["id"])
+def test_the_knobs_of_svd_nas_are_those_printed(row) -> None:
+    config = compose(overrides(row))
+    method, knobs = config["method"], row["knobs"]
+    assert config["names"]["model"] == row["model"] and config["model"]["weights"] == "imagenet1k_v1"
+    assert method["search"]["split"] == "test"
+    if knobs.get("beta"):
+        assert method["beta"] == float(knobs["beta"])
+        assert method["gamma"] == [float(end) for end in knobs["gamma_range"].split("-")]
+        assert method["branches"] == int(knobs["setting"][1])
+        images = {"SD1k": 1000, "SD25k": 25_000}.get(knobs["setting"][3:])
+        assert method["distil"]["images"] == images
+        assert method["distil"]["setup"] == ("synthetic" if images else "none")
+
+
+def test_the_main_texts_rows_of_svd_nas_are_rows_of_table_s3_and_search_times_no_results() -> None:
+    words = overrides(rows("svd_nas/tablemain/1")[0])
+    assert {"method.beta=32", "method.gamma=[0.40,0.80]", "method.branches=2"} < set(words)
+    small = next(row for row in of("svd_nas") if row["knobs"].get("search_val_images") == "500")
+    assert {"method.search.images=500", "method.search.passes=100"} < set(overrides(small))
+    with pytest.raises(UserError, match=r"svd_nas/tableS1/1 cannot be run: it holds search times"):
+        overrides(rows("svd_nas/tableS1")[0])
 
 
 @pytest.mark.parametrize("method", sorted(set(SETTINGS)))

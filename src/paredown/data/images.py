@@ -48,6 +48,7 @@ class ImageData(LightningDataModule):
     batch_size: int = 128  # global
     eval_batch_size: int = 256  # of one rank
     seed: int = 0
+    offers: Sequence[Callable[..., Any]] = ()  # of what to train on in place of the training images (Hooks.loader)
 
     def __init__(
         self,
@@ -165,14 +166,58 @@ class ImageData(LightningDataModule):
             world=world,
         )
 
-    def eval_loader(
-        self, split: Split, batch_size: int, device: torch.device | str, rank: int = 0, world: int = 1
-    ) -> EvalLoader:
-        """The images of `split` as they are; `batch_size` is that of one rank."""
-        images, rows = self._split(split)
+    def chosen_loader(
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        images: int | None = None,
+        passes: int = 1,
+        augmented: bool = False,
+    ) -> TrainLoader:
+        """Batches of any split to learn from: shuffled, `passes` times in an epoch, all of it or a random choice of
+        `images` that `split_seed` fixes."""
         device = torch.device(device)
+        stored, rows = self._split(split)
+        chosen = self.chosen(split, images)
+        return TrainLoader(
+            stored,
+            np.tile(rows[chosen], passes),
+            self.augmentation if augmented else Augmentation(),
+            Normalisation(self.mean, self.std, device),
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            rank=rank,
+            world=world,
+        )
+
+    def chosen(self, split: Split, images: int | None) -> NDArray[np.int64]:
+        """Which of the images of `split`, counted from 0: `images` at random by `split_seed`, rising; None: all."""
+        count = self.sizes[split]
+        # RandomState, because numpy promises its streams never change
+        return np.sort(np.random.RandomState(self.split_seed).permutation(count)[: count if images is None else images])
+
+    def eval_loader(
+        self,
+        split: Split,
+        batch_size: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        images: int | None = None,
+    ) -> EvalLoader:
+        """The images of `split` as they are, all or those `chosen`; `batch_size` is that of one rank."""
+        stored, rows = self._split(split)
+        device = torch.device(device)
+        own = rows[self.chosen(split, images)]
         normalisation = Normalisation(self.mean, self.std, device)
-        return EvalLoader(images, rows, normalisation, batch_size=batch_size, device=device, rank=rank, world=world)
+        return EvalLoader(stored, own, normalisation, batch_size=batch_size, device=device, rank=rank, world=world)
 
     def _split(self, name: str) -> tuple[Images, NDArray[np.int64]]:
         self.prepare()
@@ -186,8 +231,11 @@ class ImageData(LightningDataModule):
         self.prepare()
 
     def train_dataloader(self) -> TrainLoader:
-        """Lightning's hook: `train_loader` with the trainer's device and rank."""
-        return self.train_loader(self.batch_size, self.seed, **self._place())
+        """Lightning's hook: what a hook offers, else `train_loader`, with the trainer's device and rank."""
+        place = self._place()
+        made = (offer(self, self.batch_size, self.seed, **place) for offer in self.offers)
+        own = next((loader for loader in made if loader is not None), None)
+        return self.train_loader(self.batch_size, self.seed, **place) if own is None else own
 
     def val_dataloader(self) -> list[EvalLoader]:
         """Lightning's hook: one loader for each of `eval_splits`."""

@@ -35,6 +35,17 @@ def blocks(weight: Tensor, family: Family, groups: int) -> Tensor:
     return weight.reshape(groups, n // groups, c, kh * kw).transpose(1, 2).reshape(groups, c, -1)
 
 
+def unblocked(matrices: Tensor, family: Family, shape: Shape) -> Tensor:
+    """The weight of `shape` (n, c, kh, kw) whose `blocks` are `matrices` (g, rows, columns)."""
+    n, c, kh, kw = shape
+    if family == "spatial":
+        return matrices.reshape(n, kh, c, kw).transpose(1, 2)
+    if family == "in_group":
+        return matrices.transpose(0, 1).reshape(shape)
+    groups = len(matrices)
+    return matrices.reshape(groups, c, n // groups, kh, kw).transpose(1, 2).reshape(shape)
+
+
 def truncated(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Left (g, rows, r) and right (g, r, columns) factors of the best approximation of each of `matrices`
     (g, rows, columns), in float64, with the singular values split evenly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -59,10 +59,15 @@ class PostTraining(Method):
         return {"designs": per_layer(curves, "Groups, and rank in each, of the decomposed layers", "number", log=True)}
 
 
-def compress(network: Network, context: Context, designs: Mapping[str, Design]) -> dict[str, Any]:
+def compress(
+    network: Network,
+    context: Context,
+    designs: Mapping[str, Design],
+    decompose: Callable[[Network, Mapping[str, Design]], None] = design_space.decompose,
+) -> dict[str, Any]:
     """Decompose the layers of `designs`; returns them and the test accuracy (percent) before and after, as notes."""
     base = _accuracy(network, context)
-    design_space.decompose(network, designs)
+    decompose(network, designs)
     plain = {name: [asdict(branch) for branch in design] for name, design in designs.items()}
     return {"designs": plain, "base": base, "decomposed": _accuracy(network, context)}
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 import torch
 
-from paredown.plan import Fit, Network
+from paredown.plan import Context, Fit, Network
 from paredown.training.checkpoint import SafeCheckpointIO
+from paredown.training.machine import device_of
 from paredown.training.module import FitModule, Row
 from paredown.training.progress import Progress
 
@@ -52,14 +53,19 @@ def fit(
     machine: Machine,
     folder: Path,
     report: Callable[[int, Row], None],
+    shared: Path | None = None,
 ) -> list[Row]:
-    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on rank 0.
+    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on rank 0;
+    `shared` is the folder that hooks find in their context.
 
     `folder` holds the checkpoint: run again after a kill, it goes on there and ends bit-equal on the CPU.
     Raises KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
     """
     data.batch_size, data.eval_batch_size, data.seed = stage.recipe.batch_size, machine.eval_batch_size, seed
+    data.offers = tuple(hook.loader for hook in stage.hooks)
     network.module.train()  # a state comes from the store in eval mode, and Lightning keeps the mode it is given
+    for hook in stage.hooks:
+        hook.start(network.module, Context(data, device_of(machine.accelerator), seed, shared))
     if stage.recipe.channels_last:
         network.module.to(memory_format=torch.channels_last)
     module = FitModule(network.module, stage, seed, data.eval_splits)
@@ -115,7 +121,7 @@ class Keep(pl.callbacks.Checkpoint):
         if trainer.is_global_zero:
             self.report(trainer.current_epoch, module.history[-1])
         due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
-        if due and trainer.current_epoch + 1 < module.recipe.epochs:
+        if due and not trainer.should_stop and trainer.current_epoch + 1 < module.recipe.epochs:
             trainer.save_checkpoint(self.path)
             self.written = time.monotonic()
 

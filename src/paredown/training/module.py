@@ -26,8 +26,10 @@ class FitModule(pl.LightningModule):
         self.network = network
         self.recipe, self.hooks, self.seed, self.splits = stage.recipe, stage.hooks, seed, splits
         self.history: list[Row] = []
+        self._best: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
+        self._objective = torch.zeros(())  # the sum of what hooks put in the place of cross-entropy
         # in a tuple, so that the compiled twin does not register the weights a second time
         self._callable = (torch.compile(network) if stage.recipe.compile else network,)
 
@@ -40,12 +42,13 @@ class FitModule(pl.LightningModule):
         """Seed the epoch, set its learning rate (a function of the epoch: nothing to restore) and reset the sums."""
         rank_seed = digest([self.seed, self.current_epoch, self.global_rank])
         torch.manual_seed(int(rank_seed[:15], 16))
-        factor = rate_factor(self.recipe, self.current_epoch)
+        given = self._given_rate()
+        factor = rate_factor(self.recipe, self.current_epoch) if given is None else given
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         self._started = time.perf_counter()
         self._reset("train")
-        self._penalties = {}
+        self._penalties, self._objective = {}, torch.zeros((), device=self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Cross-entropy plus penalties of one batch of images (B, C, H, W) and labels (B,)."""
@@ -55,6 +58,11 @@ class FitModule(pl.LightningModule):
         logits = self._callable[0](images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self._count("train", loss, logits, labels)
+        entropy = loss
+        for hook in self.hooks:
+            loss = hook.loss(self.network, images, logits, loss)
+        if loss is not entropy:
+            self._objective = self._objective + loss.detach()
         for hook in self.hooks:
             for name, penalty in hook.penalties(self.network, self.current_epoch / self.recipe.epochs).items():
                 loss = loss + penalty
@@ -84,6 +92,8 @@ class FitModule(pl.LightningModule):
             row |= self._figures(split)
         steps = max(1, int(self.trainer.num_training_batches))
         row |= {f"penalty/{name}": float(total) / steps for name, total in self._penalties.items()}
+        if self._objective:
+            row["train/objective"] = float(self._objective) / steps
         row["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self._started
         for hook in self.hooks:
@@ -91,15 +101,34 @@ class FitModule(pl.LightningModule):
         trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
         if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
             raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
+        self._keep_if_best(row)
         self.history.append(row)
+        if self._given_rate() == 0:
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        """Go back to the best epoch, where a hook wants it."""
+        if self._best:
+            self.network.load_state_dict(self._best)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the epochs done."""
-        checkpoint["history"] = self.history
+        """Keep the rows of the epochs done, and the best one's weights."""
+        checkpoint |= {"history": self.history, "best": self._best}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the rows of the epochs done."""
-        self.history = list(checkpoint["history"])
+        self.history, self._best = list(checkpoint["history"]), dict(checkpoint.get("best", {}))
+
+    def _keep_if_best(self, row: Row) -> None:
+        if any(hook.keeps_best for hook in self.hooks):
+            before = max((past["val/top1"] for past in self.history), default=-1.0)
+            if row["val/top1"] > before:
+                self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def _given_rate(self) -> float | None:
+        """What a hook says of the learning rate after `history`."""
+        own = (hook.rate(self.history) for hook in self.hooks)
+        return next((factor for factor in own if factor is not None), None)
 
     def _reset(self, split: str) -> None:
         self._sums[split] = torch.zeros(4, dtype=torch.float64, device=self.device)

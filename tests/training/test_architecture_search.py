@@ -1,0 +1,202 @@
+"""The search's steps against closed forms, and against Adam written out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from paredown.data.digits import Digits
+from paredown.layers.searched import SearchedConv2d
+from paredown.methods._nas_space import place
+from paredown.plan import Context, Fit, Network, Recipe
+from paredown.surgery.design_space import candidates
+from paredown.training.architecture_search import ArchitectureSearch, cost_factor, entropy, mass_shift
+from paredown.training.fit import Machine, fit
+from paredown.training.module import Row
+
+POINTS = [["in_group", 1, 1, 400], ["in_group", 1, 2, 800], ["spatial", 1, 1, 600], [None, 1, None, 1000]]
+HOOK = ArchitectureSearch(2.0, {"0": 1000, "left": 500}, 2000, 5.0, 0.5, "val")
+MACHINE = Machine("cpu", checkpoint_seconds=0, progress=False)
+RECIPE = Recipe(10, optimizer="adam", learning_rate=0.01, weight_decay=5e-4)
+
+
+def layer() -> SearchedConv2d:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3)
+    made = SearchedConv2d(conv, POINTS, [])
+    made.become(conv)
+    return made
+
+
+def started(hook: ArchitectureSearch = HOOK) -> nn.Sequential:
+    network = nn.Sequential(layer(), nn.BatchNorm2d(6))
+    hook.start(network, Context(None, torch.device("cpu"), 0))
+    return network
+
+
+def test_only_thetas_learn_and_batch_norm_rests() -> None:
+    network = started()
+    assert [name for name, p in network.named_parameters() if p.requires_grad] == ["0.theta"]
+    assert not network[1].training
+    assert (float(network[0].temperature), float(network[0].total)) == (5.0, 2000.0)
+
+
+def test_the_cost_factor_and_its_sensitivity() -> None:
+    # the published networks' numbers: ln P / ln P0 of ResNet-18 at the start, and beta / ln P for a change of 1 %
+    targeted, whole = torch.tensor(1_676_279_808.0), torch.tensor(1_819_066_368.0)
+    assert float(cost_factor(targeted, whole, 1.0)) == pytest.approx(0.99617, abs=1e-5)
+    for beta, slope in ((2, 0.094), (16, 0.75), (48, 2.25), (88, 4.1)):
+        change = cost_factor(targeted * 1.0001, whole, beta) / cost_factor(targeted, whole, beta) - 1
+        assert float(change.double()) / 1e-4 == pytest.approx(slope, rel=0.05)
+
+
+def test_the_loss_is_cross_entropy_times_the_factor_and_layers_left_out_count() -> None:
+    network = started()
+    network[0].expected = torch.tensor(700.0)
+    found = HOOK.loss(network, torch.zeros(3, 1), torch.zeros(3, 2), torch.tensor(1.5))
+    assert float(found) == pytest.approx(1.5 * (math.log(1200) / math.log(2000)) ** 2)
+
+
+def test_the_pairs_mass_stays_what_it_was() -> None:
+    new, old = torch.tensor([1.3, 0.2]), torch.tensor([1.0, 0.4])
+    for heat in (5.0, 0.842, 0.1):
+        shift = mass_shift(new, old, torch.tensor(heat))
+        mass = [float((theta.double() / heat).exp().sum()) for theta in (new - shift, old)]
+        assert mass[0] == pytest.approx(mass[1], rel=1e-5)
+        direct = heat * math.log(
+            sum(math.exp(x / heat) for x in (1.3, 0.2)) / sum(math.exp(x / heat) for x in (1, 0.4))
+        )
+        assert float(shift) == pytest.approx(direct, rel=1e-4)
+
+
+def test_a_step_is_coupled_adam_and_the_correction() -> None:
+    network = started()
+    searched, optimizer = network[0], HOOK.optimizer(network, RECIPE)
+    by_hand = copy.deepcopy(searched.theta.detach())
+    moments = [torch.zeros(4), torch.zeros(4)]
+    for step in range(1, 4):
+        HOOK.before_step(network, step - 1)
+        pair = list(searched.pair)
+        assert len(set(pair)) == 2
+        loss = HOOK.loss(network, x := torch.randn(2, 4, 8, 8), torch.zeros(2, 2), network(x).square().mean())
+        optimizer.zero_grad()
+        loss.backward()
+        gradient = searched.theta.grad.detach() + 5e-4 * by_hand
+        assert set(range(4)) - set(pair) == set((searched.theta.grad == 0).nonzero().flatten().tolist())
+        optimizer.step()
+        HOOK.after_step(network, step - 1)
+        moments = [0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient**2]
+        old = by_hand[pair].clone()
+        rate = (moments[0] / (1 - 0.9**step)) / ((moments[1] / (1 - 0.999**step)).sqrt() + 1e-8)
+        by_hand = by_hand - 0.01 * rate
+        by_hand[pair] -= 5 * ((by_hand[pair] / 5).exp().sum() / (old / 5).exp().sum()).log()
+        assert torch.allclose(searched.theta.detach(), by_hand, atol=1e-5)
+        assert searched.pair is None and int(searched.choice) == int(by_hand.argmax())
+
+
+def test_what_is_never_drawn_falls_as_adam_scales_the_decay_up() -> None:
+    """Worked numbers of the specification: from 1.0 to 0.90, 0.22 and 0.016 after 10, 100 and 200 steps."""
+    network = started()
+    searched, optimizer = network[0], HOOK.optimizer(network, RECIPE)
+    seen = {}
+    for step in range(1, 201):
+        searched.theta.grad = torch.zeros(4)
+        optimizer.step()
+        seen[step] = float(searched.theta[0])
+    assert [seen[step] for step in (10, 100, 200)] == pytest.approx([0.90, 0.22, 0.016], abs=0.01)
+
+
+def test_an_epochs_figures_and_the_cooling() -> None:
+    network = started()
+    searched = network[0]
+    searched.theta.data = torch.tensor([0.0, math.log(3), -50.0, -50.0])
+    searched.choice.fill_(1)
+    row = HOOK.after_epoch(network, 0)
+    assert row["search/expected_macs"] == pytest.approx(500 + 0.25 * 400 + 0.75 * 800)
+    assert (row["search/choice_macs"], row["choice/0"], float(searched.temperature)) == (1300, 1, 2.5)
+    nats = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert row["search/entropy"] == pytest.approx(nats / math.log(4)) and entropy(
+        torch.full((4,), 0.25)
+    ) == pytest.approx(math.log(4))
+
+
+def test_the_released_codes_total_is_what_was_drawn_every_ten_epochs() -> None:
+    hook = ArchitectureSearch(2.0, {"0": 1000, "left": 500}, 2000, 5.0, 0.9, "val", update_total=True)
+    network = started(hook)
+    network[0].theta.data = torch.tensor([0.0, 0.0, 99.0, 0.0])
+    totals = []
+    for epoch in range(10):
+        hook.after_epoch(network, epoch)
+        totals.append(float(network[0].total))
+    assert totals == [2000.0] * 9 + [2000.0 - 1000 + 600]
+
+
+def test_equal_candidates_are_drawn_equally_often() -> None:
+    conv = nn.Conv2d(4, 4, 3)
+    points = [[c.family, c.groups, c.rank, c.macs] for c in candidates(conv, 4, (0.4, 0.9), 0.1)]
+    network = nn.Sequential(made := SearchedConv2d(conv, points, []))
+    HOOK.start(network, Context(None, torch.device("cpu"), 0))
+    torch.manual_seed(0)
+    counts = torch.zeros(len(points))
+    for step in range(2000):
+        HOOK.before_step(network, step)
+        counts[list(made.pair)] += 1
+    assert (counts / 4000 * len(points) - 1).abs().max() < 0.25
+
+
+def search(
+    data: Digits, folder: Path, beta: float, stop_after: int | None = None, epochs: int = 4
+) -> tuple[nn.Module, list[Row]]:
+    def report(epoch: int, row: Row) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    convs = {"0": nn.Conv2d(1, 8, 3, padding=1), "2": nn.Conv2d(8, 8, 3, padding=1)}
+    points = {
+        name: [[c.family, c.groups, c.rank, c.macs] for c in candidates(conv, 8, (0.3, 0.9), 0.6)]
+        for name, conv in convs.items()
+    }
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    module = nn.Sequential(convs["0"], nn.ReLU(), convs["2"], *head)
+    network = Network(module, {}, (1, 8, 8))
+    for name in convs:
+        place(network, name, points[name])
+    macs = {name: listed[-1][3] for name, listed in points.items()}
+    hook = ArchitectureSearch(beta, macs, sum(macs.values()) + 80, 1.0, 0.7, "val", images=100)
+    folder.mkdir(exist_ok=True)
+    stage = Fit(
+        "search", replace(RECIPE, epochs=epochs, batch_size=20, learning_rate=0.1, schedule="constant"), (hook,)
+    )
+    rows = fit(network, stage, data, 7, MACHINE, folder, report)
+    return network.module, rows
+
+
+def test_a_killed_search_ends_bit_equal(data: Digits, tmp_path: Path) -> None:
+    whole, rows = search(data, tmp_path / "whole", 16)
+    with pytest.raises(KeyboardInterrupt):
+        search(data, tmp_path / "cut", 16, stop_after=1)
+    resumed, again = search(data, tmp_path / "cut", 16)
+    theirs = whole.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in resumed.state_dict().items())
+    keep = ("search/entropy", "search/expected_macs", "choice/0", "val/top1", "train/objective")
+    assert [[row[name] for name in keep] for row in again] == [[row[name] for name in keep] for row in rows]
+    assert float(whole[0].temperature) == pytest.approx(0.7**4) and rows[0]["images"] == 100
+
+
+def test_more_beta_searches_fewer_macs_and_only_thetas_move(data: Digits, tmp_path: Path) -> None:
+    found = {}
+    for beta in (0.0, 30.0):
+        module, rows = search(data, tmp_path / str(beta), beta, epochs=20)
+        found[beta] = rows[-1]["search/expected_macs"]
+    assert found[30.0] < 0.9 * found[0.0], found
+    torch.manual_seed(0)
+    assert torch.equal(module[0].weight, nn.Conv2d(1, 8, 3, padding=1).weight)
+    entropies = [row["search/entropy"] for row in rows]
+    assert entropies[-1] < entropies[0] <= 1

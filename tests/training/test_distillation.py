@@ -1,0 +1,162 @@
+"""Distillation: its losses written out, what they train, when they stop, and which epoch is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from paredown.errors import UserError
+from paredown.layers.taught import TaughtConv2d, taught, teacher
+from paredown.plan import Context, Fit, Hooks, Recipe
+from paredown.surgery.synthetic import Synthesis
+from paredown.training.distillation import (
+    Distillation,
+    SyntheticLoader,
+    images_of,
+    layer_errors,
+    plateau,
+    soft_loss,
+)
+from paredown.training.module import FitModule
+
+HOW = Synthesis(batch_size=4)
+CPU = torch.device("cpu")
+
+
+def context(shared: Path | None) -> Context:
+    return Context(SimpleNamespace(input_shape=(3, 6, 6)), CPU, 0, shared)
+
+
+def student() -> nn.Sequential:
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3)]
+    layers = [TaughtConv2d(conv, [{"family": "in_group", "groups": 1, "rank": 2}]) for conv in convs]
+    for layer, conv in zip(layers, convs, strict=True):
+        layer.become(conv.weight.detach(), conv.bias.detach())  # type: ignore[union-attr]
+    dense = nn.Sequential(convs[0], nn.BatchNorm2d(4), nn.ReLU(), convs[1])
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    module = nn.Sequential(layers[0], dense[1], nn.ReLU(), layers[1], *head)
+    module.dense_twin = [nn.Sequential(*dense, *head)]  # type: ignore[assignment]  # in a list: no submodule
+    return module
+
+
+def fill(module: nn.Module, shared: Path) -> None:
+    store = images_of(teacher(module), context(shared), HOW)
+    for number in range(2):
+        store.write(number, torch.randn(4, 3, 6, 6), torch.randint(5, (4,)), [0.0])
+
+
+def test_the_teacher_is_the_dense_network_and_stays_it() -> None:
+    module = student()
+    x = torch.randn(2, 3, 6, 6)
+    dense = copy.deepcopy(module.dense_twin[0]).eval()
+    made = teacher(module)
+    assert torch.allclose(made(x), dense(x)) and not torch.allclose(made(x), module.eval()(x))
+    assert not any(p.requires_grad for p in made.parameters()) and not taught(made)
+
+
+@pytest.mark.parametrize("setup", ["synthetic", "few_sample"])
+def test_the_loss_and_its_gradient_written_out(setup, tmp_path) -> None:
+    module = student()
+    fill(module, tmp_path)
+    hook = Distillation(setup, 8, 10, HOW)
+    hook.start(module, context(tmp_path))
+    x, labels = torch.randn(6, 3, 6, 6), torch.randint(5, (6,))
+    dense = copy.deepcopy(module.dense_twin[0]).eval()  # before a pass in training mode moves the statistics
+    logits = module(x)
+    cross_entropy = nn.functional.cross_entropy(logits, labels)
+    loss = hook.loss(module, x, logits, cross_entropy)
+    loss.backward()
+    with torch.no_grad():
+        first = dense[0](x)
+        wanted = dense(x)
+        second = dense[3](dense[2](dense[1](first)))
+    twin = copy.deepcopy(module)
+    for part in twin.modules():
+        part._forward_hooks.clear()
+    twin.zero_grad()
+    ours = [twin[0](x)]
+    ours.append(twin[3](twin[2](twin[1](ours[0]))))
+    expected = (ours[0] - first).square().mean() + (ours[1] - second).square().mean()
+    if setup == "few_sample":
+        out = twin[6](twin[5](twin[4](ours[1])))
+        soft, target = (out / 6).softmax(1), (wanted / 6).softmax(1)
+        divergence = (target * (target.log() - soft.log())).sum(1).mean()
+        expected = expected + 0.95 * 36 * divergence + 0.05 * nn.functional.cross_entropy(out, labels)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    expected.backward()
+    for (name, own), other in zip(module.named_parameters(), twin.parameters(), strict=True):
+        if own.grad is not None:
+            assert torch.allclose(own.grad, other.grad, atol=1e-5), name
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    low_rank = {name for name in dict(module.named_parameters()) if "student" in name and name.endswith("weight")}
+    assert (trained == low_rank) == (setup == "synthetic") and module[1].training == (setup == "few_sample")
+
+
+def test_losses_of_equal_outputs_are_nothing() -> None:
+    outputs = {"a": torch.randn(2, 3), "b": torch.randn(2, 5)}
+    assert float(layer_errors(outputs, outputs)) == 0
+    assert float(soft_loss(outputs["b"], outputs["b"] + 3, 6.0)) == pytest.approx(
+        0, abs=1e-6
+    )  # a shift changes no softmax
+
+
+def test_two_plateaus_end_it() -> None:
+    assert plateau([], 3) == 1 and plateau([50, 49, 48], 3) == 1 and plateau([50, 49, 48, 50], 3) == 0.1
+    assert plateau([50, 49, 48, 47, 51, 50, 51], 3) == 0.1  # a new best begins anew
+    assert plateau([50, 49, 48, 47, 46, 45, 44], 3) == 0
+    assert plateau([50, *[49] * 19], 10) == 0.1 and plateau([50, *[49] * 20], 10) == 0
+
+
+def test_the_images_come_each_once_and_in_the_same_order_again() -> None:
+    images = list(torch.arange(11.0).reshape(11, 1, 1, 1))
+    loader = SyntheticLoader(images, torch.arange(11), 4, 7, CPU, 0, 1)
+    first = [labels.tolist() for _, labels in loader]
+    assert sorted(chain(*first)) == list(range(11)) and len(first) == len(loader) == 3
+    assert first == [labels.tolist() for _, labels in loader]
+    halves = [SyntheticLoader(images, torch.arange(11), 4, 7, CPU, rank, 2) for rank in (0, 1)]
+    assert sorted(label for half in halves for _, labels in half for label in labels.tolist()) == list(range(11))
+    loader.set_epoch(1)
+    assert first != [labels.tolist() for _, labels in loader]
+
+
+def test_without_a_store_there_is_no_place_for_images() -> None:
+    with pytest.raises(UserError, match="need a store"):
+        images_of(nn.Linear(1, 1), context(None), HOW)
+
+
+class Best(Hooks):
+    """Keeps the best epoch and ends after a second without a rise."""
+
+    keeps_best = True
+
+    def rate(self, history):
+        return plateau([row["val/top1"] for row in history], 1)
+
+
+def test_the_best_epochs_weights_are_kept_and_the_rate_falls() -> None:
+    network = nn.Linear(1, 1)
+    recipe = replace(Recipe(epochs=9), schedule="constant")
+    module = FitModule(network, Fit("distil", recipe, (Best(),)), 0, ["val"])
+    rates, weights = [], []
+    for epoch, top1 in enumerate([50.0, 60.0, 55.0, 58.0]):
+        rates.append(module._given_rate())
+        network.weight.data.fill_(epoch)
+        module._keep_if_best({"val/top1": top1})
+        module.history.append({"val/top1": top1})
+        weights.append(float(module._best["weight"]))
+    assert (rates, weights, module._given_rate()) == ([1.0, 1.0, 1.0, 0.1], [0, 1, 1, 1], 0)
+    checkpoint: dict = {}
+    module.on_save_checkpoint(checkpoint)
+    module._best = {}
+    module.on_load_checkpoint(checkpoint)
+    module.on_train_end()
+    assert float(network.weight) == 1 and math.isclose(module.history[1]["val/top1"], 60)
