@@ -16,7 +16,7 @@ LEVELS = [
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation", "description_length", "locality"},
     {"training"},
-    {"methods"},
+    {"methods", "control"},
     {"experiment"},
     {"conclude"},
     {"execute"},

@@ -24,6 +24,8 @@ def run(plan: Plan) -> Board:
     Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
     """
     board = Board(plan)
+    if not plan.sweep.search:
+        board.add_controls()  # of what was finished before: they need not wait for the rest
     with _alone(plan) as folder:
         link = cluster.connect(plan.sweep) if board.open else None
         records = Records(board, folder)
@@ -31,7 +33,10 @@ def run(plan: Plan) -> Board:
         try:
             if board.open:
                 with Display(board, link):
-                    run_trials(board, folder)
+                    run_trials(board, folder, plan.sweep.search)
+                    board.add_controls()
+                    if board.waiting:
+                        run_trials(board, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
