@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 SIZES = {ON_FRONT: 15, DOMINATED: 8}  # the state without colour; what is undecided lies between
 MIDDLE = 11
 # controls by kind: thin strokes, and a dashed line to the point that they stand beside
-STROKES = {"random": "x-thin", "uniform": "cross-thin", "dense": "y-down-thin"}
-OTHER_STROKE = "asterisk"
+STROKES = {"random": "x-thin", "uniform": "cross-thin", "dense": "y-down"}
 GREY = "#555555"
 WIDE = 8.0  # a ratio of largest to smallest from which a logarithmic axis helps
 OPEN_LINK = """
@@ -162,7 +161,7 @@ def _controls(plot: Any, points: pandas.DataFrame, controls: pandas.DataFrame, o
 
 
 def _stroke(kind: str, colour: str) -> dict[str, Any]:
-    return {"symbol": STROKES.get(kind, OTHER_STROKE), "size": 11, "line": {"color": colour, "width": 2}}
+    return {"symbol": STROKES[kind], "size": 11, "line": {"color": colour, "width": 2}}
 
 
 def _annotate(plot: Any, points: pandas.DataFrame) -> None:

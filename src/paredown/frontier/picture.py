@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas
 
 STROKES = {"random": "x", "uniform": "+", "dense": "1"}  # as figure.STROKES
-OTHER_STROKE = (6, 2, 0)  # an asterisk
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "star": "*"}
 INCHES, DOTS = (6.4, 4.0), 130  # MLflow shows pictures in their own size, and its page has 850 pixels for them
 
@@ -80,7 +79,7 @@ def _controls(axes: Any, points: pandas.DataFrame, controls: pandas.DataFrame, o
 
 
 def _stroke(kind: str) -> dict[str, Any]:
-    return {"marker": STROKES.get(kind, OTHER_STROKE), "markersize": 8, "markeredgewidth": 1.6}
+    return {"marker": STROKES[kind], "markersize": 8, "markeredgewidth": 1.6}
 
 
 def _published(axes: Any, theirs: pandas.DataFrame, method: str, index: int) -> None:

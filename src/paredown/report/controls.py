@@ -30,6 +30,8 @@ def controls(runs: pandas.DataFrame, x: Axis, y: Axis) -> pandas.DataFrame:
     table = front.settings(own, x, y) if len(own) else _empty(runs, x, y)
     columns = ["control", "of", "method", "model", "link"]
     table = table.join(own.drop_duplicates("setting").set_index("setting")[columns])
+    table = table.sort_values("control", key=lambda kinds: kinds.map([*KINDS].index), kind="stable")
+    table = table.sort_values("of", kind="stable")
     leads = [_lead(runs, name, row["of"], y) for name, row in table.iterrows()]
     table["lead"] = np.array([*leads, None], dtype=object)[:-1]
     table["text"] = [_hover(str(name), row, x, y) for name, row in table.iterrows()]
@@ -68,7 +70,7 @@ def sentences(table: pandas.DataFrame, y: Axis) -> list[str]:
 
 
 def _hover(name: str, row: Any, x: Axis, y: Axis) -> str:
-    lines = [f"<b>{name}</b>", f"a control: {KINDS.get(row['control'], row['control'])}"]
+    lines = [f"<b>{name}</b>", f"a control: {KINDS[row['control']]}"]
     lines += [f"{y.title}: {spread(row, 'y')}", f"{x.title}: {spread(row, 'x')}"]
     if row["lead"] is not None:
         lines.append(f"{row['of']} minus this: {signed(row['lead'])}, {verdict(row['lead'])}")

@@ -19,7 +19,7 @@ TRAINING = "workflowType=machine_learning"  # without it MLflow shows its pages 
 TAG = f"mlflow.sharedViewState.{KEY}"
 COMPUTE, ACCURACY = "cost/macs", "final/top1"
 COLUMNS = [f"metrics.`{name}`" for name in (ACCURACY, COMPUTE, "cost/params", "latency/ms")]
-COLUMNS += [f"tags.`{name}`" for name in ("method", "model", "dataset")]
+COLUMNS += [f"tags.`{name}`" for name in ("method", "control", "model", "dataset")]
 
 
 def view_link(server: str, experiment_id: str) -> str:
