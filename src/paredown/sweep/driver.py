@@ -22,9 +22,9 @@ ENVIRONMENT = {
 NEVER = 1_000_000  # epochs: the recipe ends a training, not the scheduler
 
 
-def run_trials(board: Board, folder: Path, search: Search | None = None) -> None:
-    """Run on a connected Ray what `board` has waiting, and what `search` adds to it, until each experiment has a result
-    or has failed. A search keeps what it learnt in `folder`."""
+def run_trials(board: Board, folder: Path, search: Search | None = None, stop: Stop | None = None) -> None:
+    """Run on a connected Ray what `board` has waiting, and what `search` adds to it, until each experiment is done, has
+    failed or was ended by `stop`. A search keeps what it learnt in `folder`."""
     os.environ.update(ENVIRONMENT)
     from ray import tune
 
@@ -41,7 +41,7 @@ def run_trials(board: Board, folder: Path, search: Search | None = None) -> None
             tune_config=tune.TuneConfig(
                 search_alg=tree,
                 num_samples=-1 if search else len(board.waiting),
-                scheduler=_scheduler(sweep.stop),
+                scheduler=_scheduler(stop or Stop()),
                 reuse_actors=sweep.reuse_actors,
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
                 trial_dirname_creator=lambda t: str(t.trial_id),
