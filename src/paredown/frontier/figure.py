@@ -153,8 +153,9 @@ def _controls(plot: Any, points: pandas.DataFrame, controls: pandas.DataFrame, o
             across, up = zip(*pair, strict=True)
             plot.add_trace(Scatter(x=across, y=up, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
         for kind, own in controls[controls["method"] == method].groupby("control", sort=False):
-            trace = _own(own, method, 0) | {"marker": _stroke(str(kind), colour), "showlegend": False}
-            plot.add_trace(Scatter(**trace | {f"error_{name}": _bars(own, name, colour) for name in "xy"}))
+            hover = {"hovertext": own["text"], "hoverinfo": "text", "customdata": own["link"], "showlegend": False}
+            marker = _stroke(str(kind), colour)  # no bars: they would hide the strokes, and lie over the point's
+            plot.add_trace(Scatter(x=own["x"], y=own["y"], mode="markers", marker=marker, **hover))
     for kind in dict.fromkeys(controls["control"]):
         named = {"name": f"control: {kind}", "marker": _stroke(kind, GREY), "mode": "markers"}
         plot.add_trace(Scatter(x=[None], y=[None], **named))

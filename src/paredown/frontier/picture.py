@@ -70,10 +70,7 @@ def _controls(axes: Any, points: pandas.DataFrame, controls: pandas.DataFrame, o
         for pair in tethers(points, controls, method):
             axes.plot(*zip(*pair, strict=True), "--", color=colour, lw=0.8, zorder=1)
         for _, row in controls[controls["method"] == method].iterrows():
-            halves = (row[f"{name}_high"] - row[name] for name in "xy")
-            wide, tall = ([half] if half > 0 else None for half in halves)
-            bars = {"xerr": wide, "yerr": tall, "capsize": 2, "elinewidth": 0.7}
-            axes.errorbar([row["x"]], [row["y"]], color=colour, ls="", zorder=4, **bars, **_stroke(row["control"]))
+            axes.plot([row["x"]], [row["y"]], color=colour, ls="", zorder=4, **_stroke(row["control"]))
     for kind in dict.fromkeys(controls["control"]):
         axes.plot([], [], color=GREY, ls="", label=f"control: {kind}", **_stroke(kind))
 
