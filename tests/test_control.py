@@ -149,16 +149,16 @@ def test_a_control_stands_beside_a_finished_experiment(tmp_path) -> None:
     point = execute.run(ssc)
     with pytest.raises(UserError, match=r"no control 'randon': did you mean random"):
         prepare(compose([*ssc, "control=randon"]))
-    found = {kind: execute.run([*ssc, f"control={kind}"]) for kind in ("random", "uniform", "dense")}
+    found = {kind: execute.run([*ssc, f"control={kind}"]) for kind in ("random", "dense")}
     assert found["random"].metrics["cost/macs"] == point.metrics["cost/macs"]
-    assert found["uniform"].metrics["cost/macs"] == pytest.approx(point.metrics["cost/macs"], rel=0.01)
     network = blueprint.read(found["dense"].state)
     assert network.architecture["width"] < 1 and not network.blueprint
     assert found["dense"].metrics["cost/dense_macs"] == point.metrics["cost/dense_macs"]  # of the wide one
-    assert [result.metrics["price/epochs"] for result in found.values()] == [1, 1, 1]
-    assert len({point.folder, *(result.folder for result in found.values())}) == 4
+    assert [result.metrics["price/epochs"] for result in found.values()] == [1, 1]
+    assert len({point.folder, *(result.folder for result in found.values())}) == 3
 
 
+@pytest.mark.slow
 def test_controls_train_for_the_whole_plan_and_share_what_is_the_same(tmp_path) -> None:
     lr_s2 = words(tmp_path, "method=lr_s2", "speed_up=2", "method.finetune.epochs=2")
     execute.run(lr_s2)
