@@ -17,7 +17,7 @@ LEVELS = [
     {"cost", "surgery", "correlation", "description_length", "locality"},
     {"execution"},
     {"training"},
-    {"methods"},
+    {"methods", "control"},
     {"experiment", "trained"},
     {"conclude"},
     {"execute", "export", "bench"},

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from paredown import __version__, blueprint
+from paredown.control import Control
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
 from paredown.cost.latency import device_name, use_threads
@@ -145,7 +146,8 @@ def description(experiment: Experiment, metrics: Row) -> str:
         "sparsity": f"{metrics['cost/sparsity']:.2%}",
         "measured latency": f"{metrics['latency/ms']:.3f} ms a batch, {metrics['latency/speed_up']:.2f}x as fast",
     }
-    head = f"**{names['method']}**{target} on {names['model']}, {names['dataset']}, seed {experiment.seed}"
+    control = f"The control *{experiment.method.kind}* of " if isinstance(experiment.method, Control) else ""
+    head = f"{control}**{names['method']}**{target} on {names['model']}, {names['dataset']}, seed {experiment.seed}"
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
     debug = "\n\nA debug run: its numbers mean nothing." if names["debug"] != "None" else ""
     return f"{head}\n\n{table}{debug}\n\nFigures and the network (`state/`) are among the artifacts."
@@ -156,7 +158,7 @@ def figures(experiment: Experiment, network: Network) -> dict[str, Any]:
     paper, Fig. 3), with the dense network beside it where the store has one trained by the same recipe."""
     costs = {"dense": experiment.dense_cost, "deployed": count(network.module, network.input_shape)}
     macs = {label: {layer.name: layer.macs for layer in cost.layers} for label, cost in costs.items()}
-    curves = {experiment.names["method"]: layer_correlations(network.module)}
+    curves = {experiment.config["control"] or experiment.names["method"]: layer_correlations(network.module)}
     dense = experiment.store.folder(experiment.dense_key)
     if experiment.dense_key != experiment.steps[-1].key and experiment.store.has(experiment.dense_key):
         curves["dense"] = layer_correlations(blueprint.load(dense))
@@ -175,6 +177,8 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "device": device_name(experiment.device),
         "code": _code_version(),
     }
+    if isinstance(experiment.method, Control):
+        more |= {"control": experiment.method.kind, "control/of": experiment.method.name}
     if experiment.config["reproduce"]:
         more["reproduce"] = experiment.config["reproduce"]
     return experiment.names | more | keys

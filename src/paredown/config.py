@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,6 +28,7 @@ NAMED = ("method", "model", "dataset", "recipe", "debug")
 CONF = Path(__file__).parents[2] / "conf"
 COMPOSING = (HydraException, OmegaConfBaseException, ValueError)  # what Hydra raises for what a person typed
 Value = TypeVar("Value")
+ControlKind = Literal["random", "uniform", "dense"]  # see paredown.control
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 
 from paredown import blueprint
-from paredown.config import make
+from paredown.config import ControlKind, make
+from paredown.control import Control, control
 from paredown.cost import Cost, count, latency
 from paredown.data.images import ImageData
 from paredown.errors import UserError, nearest
@@ -135,9 +136,10 @@ class Experiment:
 
     @property
     def key(self) -> str:
-        """Names the result: the last state and how it is evaluated."""
+        """Names the result: the last state, how it ships and is evaluated, and what it stands beside if a control."""
         execution = [] if self.config["deploy"] == "plain" else [self.config["deploy"]]
-        return digest([self.steps[-1].key, self.data.key, self.config["latency"], *execution])
+        beside = [self.method.of] if isinstance(self.method, Control) else []
+        return digest([self.steps[-1].key, self.data.key, self.config["latency"], *execution, *beside])
 
     @property
     def folder(self) -> Path:
@@ -145,6 +147,7 @@ class Experiment:
         words = [
             *(self.names[part] for part in ("method", "model", "dataset")),
             *([str(self.target)] if self.target else []),
+            *([f"control={self.method.kind}"] if isinstance(self.method, Control) else []),
             f"seed={self.seed}",
         ]
         return self.output / "experiments" / f"{'-'.join(words)}-{self.key[:8]}"
@@ -189,9 +192,20 @@ def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], Ima
     architecture |= (fitted := _fitted(architecture, data))
     if (other_fitted := _fitted(architecture, source)) != fitted:
         raise UserError(_no_transfer(other_fitted, fitted))
-    return Experiment(
-        config, architecture, method, target, recipe, data, source, config["seed"], machine, store, output
-    )
+    chosen = (config, architecture, method, target, recipe, data, source, config["seed"], machine, store, output)
+    return _controlled(Experiment(*chosen)) if config["control"] else Experiment(*chosen)
+
+
+def _controlled(point: Experiment) -> Experiment:
+    """The control of a finished experiment. What it costs is known when its last state is there, not before."""
+    kind, last = point.config["control"], point.steps[-1].key
+    if kind not in get_args(ControlKind):
+        raise UserError(f"no control {kind!r}: {nearest(kind, get_args(ControlKind))}")
+    if not point.store.has(last):
+        raise UserError(f"control={kind} stands beside a finished experiment: run the same without control= first")
+    plan = [step.stage for step in point.steps]
+    method = control(kind, point.key, point.folder.name, point.store.read(last), point.dense(), plan)
+    return replace(point, method=method, source=point.data)
 
 
 def _target(config: Mapping[str, Any]) -> Target | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
+from typing import get_args
 
 import numpy as np
 import pandas
 import pytest
 
+from paredown.config import ControlKind
 from paredown.figures import style
 from paredown.frontier.axes import Axis, budgets
+from paredown.frontier.figure import STROKES as FIGURE_STROKES
 from paredown.frontier.figure import draw, log_axis, methods, page, short, ticks
-from paredown.frontier.picture import MARKERS, save
+from paredown.frontier.picture import MARKERS, STROKES, save
 from paredown.frontier.seeds import DOMINATED, ON_FRONT, UNDECIDED
 
 X, Y = Axis("cost/macs"), Axis("final/top1")
@@ -50,6 +53,26 @@ def test_every_point_is_drawn_and_its_state_needs_no_colour(points, published) -
     assert sizes[DOMINATED] < sizes[UNDECIDED] < sizes[ON_FRONT]
     assert list(by_name["trp, published"].text) == ["?"] and list(theirs.text) == [""]
     assert list(by_name["front of the means"].x) == [10, 20, 20, 100, 100]
+
+
+def test_controls_are_thin_strokes_tied_to_their_point(points, published, tmp_path) -> None:
+    points.index = ["a", "b", "c", "d"]
+    beside = points.loc[["a", "a"]].assign(y=[50.0, 70.0], control=["random", "dense"], of=["a", "nowhere"])
+    figure = draw(points, published, X, Y, controls=beside)
+    drawn = [trace for trace in figure.data if list(trace.x) != [None]]
+    strokes = [trace for trace in drawn if trace.marker.symbol in FIGURE_STROKES.values()]
+    assert [trace.marker.symbol for trace in strokes] == ["x-thin", "y-down"]
+    colour = next(trace.marker.color for trace in figure.data if trace.name == "ssc" and trace.marker.color)
+    assert {trace.marker.line.color for trace in strokes} == {colour}
+    ties = [trace for trace in figure.data if trace.line.dash == "dash"]
+    assert [(list(trace.x), list(trace.y)) for trace in ties] == [([10, 10], [50, 60])]
+    assert [trace.name for trace in figure.data if (trace.name or "").startswith("control")] == [
+        "control: random",
+        "control: dense",
+    ]
+    assert set(STROKES) == set(FIGURE_STROKES) == set(get_args(ControlKind))
+    save(points, published, X, Y, tmp_path / "front.png", controls=beside)
+    assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
 def test_styles_do_not_repeat_among_forty_methods() -> None:

@@ -28,7 +28,7 @@ def test_settings_are_runs_under_several_seeds(whole) -> None:
     assert points["seeds"].to_dict() == {"dense": 3, "ssc speed_up=4": 3, "ssc speed_up=3": 3}
     assert points["state"].to_dict() == {"dense": ON_FRONT, "ssc speed_up=4": ON_FRONT, "ssc speed_up=3": DOMINATED}
     assert points.loc["dense", "y"] == pytest.approx(91.1)
-    assert whole.labelled is whole.points
+    assert whole.labelled[0] is whole.points and whole.controls.empty
     assert whole.scope == "resnet20 on cifar10: 3 settings, 9 runs, 3 seeds"
     assert whole.best == ("ssc speed_up=4", []) and whole.chosen.setting == "ssc speed_up=4"
     assert whole.chosen.latency == (4, 2) and whole.chosen.layers[1]["blueprint"]["rank"] == 5
@@ -170,7 +170,7 @@ def test_what_does_not_compare_is_refused(make_records) -> None:
             build(Request(output=str(records.folder), dataset="cifar10", x=x))
     report = build(Request(output=str(records.folder), dataset="cifar10"))
     assert len(report.points) == 2 and list(report.points["method"]) == ["dense", "dense"]
-    assert set(report.labelled["method"]) == {"dense, resnet20", "dense, resnet32"}  # told apart in the figure
+    assert set(report.labelled[0]["method"]) == {"dense, resnet20", "dense, resnet32"}  # told apart in the figure
 
 
 def test_no_setting_under_the_budget(ask) -> None:

@@ -1,4 +1,4 @@
-"""The front as an interactive page: own settings filled, with intervals; published rows hollow."""
+"""The front as an interactive page: own settings filled, with intervals; published rows hollow; controls thin."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SIZES = {ON_FRONT: 15, DOMINATED: 8}  # the state without colour; what is undecided lies between
 MIDDLE = 11
+# controls by kind: thin strokes, and a dashed line to the point that they stand beside
+STROKES = {"random": "x-thin", "uniform": "cross-thin", "dense": "y-down"}
+GREY = "#555555"
 WIDE = 8.0  # a ratio of largest to smallest from which a logarithmic axis helps
 OPEN_LINK = """
 var plot = document.getElementById('{plot_id}');
@@ -26,9 +29,17 @@ plot.on('plotly_click', function (event) {
 """
 
 
-def draw(points: pandas.DataFrame, published: pandas.DataFrame, x: Axis, y: Axis, bounds: Sequence[Budget] = ()) -> Any:
+def draw(
+    points: pandas.DataFrame,
+    published: pandas.DataFrame,
+    x: Axis,
+    y: Axis,
+    bounds: Sequence[Budget] = (),
+    controls: pandas.DataFrame | None = None,
+) -> Any:
     """A plotly figure. `points` is as `front.settings` gives it, with `method`, `text` (to hover) and `link` besides;
-    `published` has `x`, `y`, `method`, `text` and `mark`. A click on an own point opens its link."""
+    `published` has `x`, `y`, `method`, `text` and `mark`; `controls` are as `points`, with their kind `control` and
+    `of`, the point that they stand beside. A click on an own point opens its link."""
     from plotly import graph_objects
 
     plot = graph_objects.Figure()
@@ -42,6 +53,8 @@ def draw(points: pandas.DataFrame, published: pandas.DataFrame, x: Axis, y: Axis
             plot.add_trace(graph_objects.Scatter(**_published(theirs, method, index)))
         if len(own):
             plot.add_trace(graph_objects.Scatter(**_own(own, method, index)))
+    if controls is not None:
+        _controls(plot, points, controls, methods(points, published))
     _annotate(plot, points)
     for bound in (bound for bound in bounds if bound.axis in (x, y)):
         add = plot.add_vline if bound.axis == x else plot.add_hline
@@ -121,6 +134,35 @@ def _published(theirs: pandas.DataFrame, method: str, index: int) -> dict[str, A
     text = {"text": doubts, "textposition": "top right", "hovertext": theirs["text"], "hoverinfo": "text"}
     name = f"{method}, published"
     return {"mode": "markers+text", "name": name, "x": theirs["x"], "y": theirs["y"], "marker": marker} | text
+
+
+def tethers(points: pandas.DataFrame, controls: pandas.DataFrame, method: str) -> list[tuple[Any, Any]]:
+    """The places (x, y) of each control of `method` and of its point, where that is drawn."""
+    beside = controls[(controls["method"] == method) & controls["of"].isin(points.index)]
+    rows = [(row, points.loc[row["of"]]) for _, row in beside.iterrows()]
+    return [((row["x"], row["y"]), (point["x"], point["y"])) for row, point in rows]
+
+
+def _controls(plot: Any, points: pandas.DataFrame, controls: pandas.DataFrame, order: list[str]) -> None:
+    from plotly.graph_objects import Scatter
+
+    for method in dict.fromkeys(controls["method"]):
+        colour, _ = style(order.index(method)) if method in order else (GREY, "")
+        line = {"color": colour, "width": 1, "dash": "dash"}
+        for pair in tethers(points, controls, method):
+            across, up = zip(*pair, strict=True)
+            plot.add_trace(Scatter(x=across, y=up, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
+        for kind, own in controls[controls["method"] == method].groupby("control", sort=False):
+            hover = {"hovertext": own["text"], "hoverinfo": "text", "customdata": own["link"], "showlegend": False}
+            marker = _stroke(str(kind), colour)  # no bars: they would hide the strokes, and lie over the point's
+            plot.add_trace(Scatter(x=own["x"], y=own["y"], mode="markers", marker=marker, **hover))
+    for kind in dict.fromkeys(controls["control"]):
+        named = {"name": f"control: {kind}", "marker": _stroke(kind, GREY), "mode": "markers"}
+        plot.add_trace(Scatter(x=[None], y=[None], **named))
+
+
+def _stroke(kind: str, colour: str) -> dict[str, Any]:
+    return {"symbol": STROKES[kind], "size": 11, "line": {"color": colour, "width": 2}}
 
 
 def _annotate(plot: Any, points: pandas.DataFrame) -> None:

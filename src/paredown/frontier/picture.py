@@ -9,19 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from paredown.figures import style
 from paredown.frontier.axes import Axis, Budget
-from paredown.frontier.figure import MIDDLE, SIZES, log_axis, methods, short
+from paredown.frontier.figure import GREY, MIDDLE, SIZES, log_axis, methods, short, tethers
 from paredown.frontier.front import staircase
 from paredown.frontier.seeds import ON_FRONT
 
 if TYPE_CHECKING:
     import pandas
 
+STROKES = {"random": "x", "uniform": "+", "dense": "1"}  # as figure.STROKES
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "star": "*"}
 INCHES, DOTS = (6.4, 4.0), 130  # MLflow shows pictures in their own size, and its page has 850 pixels for them
 
 
 def save(
-    points: pandas.DataFrame, published: pandas.DataFrame, x: Axis, y: Axis, path: Path, bounds: Sequence[Budget] = ()
+    points: pandas.DataFrame,
+    published: pandas.DataFrame,
+    x: Axis,
+    y: Axis,
+    path: Path,
+    bounds: Sequence[Budget] = (),
+    controls: pandas.DataFrame | None = None,
 ) -> None:
     """Write what `figure.draw` shows, with the same arguments, as a PNG of 832 x 520."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,6 +42,8 @@ def save(
     for index, method in enumerate(methods(points, published)):
         _published(axes, published[published["method"] == method], method, index)
         _own(axes, points[points["method"] == method], method, index)
+    if controls is not None:
+        _controls(axes, points, controls, methods(points, published))
     for _, bend in points[points["knee"]].iterrows():
         axes.annotate("knee", (bend["x"], bend["y"]), (8, -12), textcoords="offset points", fontsize=8)
     for bound in (bound for bound in bounds if bound.axis in (x, y)):
@@ -53,6 +62,21 @@ def _own(axes: Any, own: pandas.DataFrame, method: str, index: int) -> None:
         marker = {"marker": MARKERS[symbol], "markersize": size, "color": colour, "ls": "", "capsize": 2, "lw": 1} | rim
         label = None if row else method
         axes.errorbar([point["x"]], [point["y"]], xerr=wide, yerr=tall, label=label, zorder=3, **marker)
+
+
+def _controls(axes: Any, points: pandas.DataFrame, controls: pandas.DataFrame, order: list[str]) -> None:
+    for method in dict.fromkeys(controls["method"]):
+        colour, _ = style(order.index(method)) if method in order else (GREY, "")
+        for pair in tethers(points, controls, method):
+            axes.plot(*zip(*pair, strict=True), "--", color=colour, lw=0.8, zorder=1)
+        for _, row in controls[controls["method"] == method].iterrows():
+            axes.plot([row["x"]], [row["y"]], color=colour, ls="", zorder=4, **_stroke(row["control"]))
+    for kind in dict.fromkeys(controls["control"]):
+        axes.plot([], [], color=GREY, ls="", label=f"control: {kind}", **_stroke(kind))
+
+
+def _stroke(kind: str) -> dict[str, Any]:
+    return {"marker": STROKES[kind], "markersize": 8, "markeredgewidth": 1.6}
 
 
 def _published(axes: Any, theirs: pandas.DataFrame, method: str, index: int) -> None:

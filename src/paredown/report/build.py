@@ -14,6 +14,7 @@ from paredown.frontier import front
 from paredown.frontier.axes import Axis, Budget, axis, budgets
 from paredown.frontier.seeds import UNDECIDED, Estimate
 from paredown.report.compare import overlay
+from paredown.report.controls import controls
 from paredown.report.price import Price, price
 from paredown.report.request import Request
 from paredown.report.runs import Recorded, read, store_of
@@ -43,14 +44,18 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown. `points`: the settings as `front.settings` gives them, with `method`, `model`, `text`,
-    `link`; `areas`: the dominated share by method, "all" first; `corner`: its reference point."""
+    """Everything that is shown. `every` run, and `runs`, those of them that are no controls. `points`: the settings as
+    `front.settings` gives them, with `method`, `model`, `text`, `link`; `controls`: those beside them, as
+    `controls.controls` does, which are no points of the front; `areas`: the dominated share by method, "all" first;
+    `corner`: its reference point."""
 
     request: Request
     x: Axis
     y: Axis
+    every: pandas.DataFrame
     runs: pandas.DataFrame
     points: pandas.DataFrame
+    controls: pandas.DataFrame
     published: pandas.DataFrame
     not_compared: list[str]
     bounds: list[Budget]
@@ -63,20 +68,22 @@ class Report:
     parent: str | None
 
     @property
-    def labelled(self) -> pandas.DataFrame:
-        """`points` as they are drawn: by method, and where there are several models by method and model."""
+    def labelled(self) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+        """`points` and `controls` as they are drawn: by method, and of several models by method and model."""
+        tables = (self.points, self.controls)
         if self.points["model"].nunique() < 2:
-            return self.points
-        return self.points.assign(method=self.points["method"] + ", " + self.points["model"])
+            return tables
+        points, beside = (table.assign(method=table["method"] + ", " + table["model"]) for table in tables)
+        return points, beside
 
     @property
     def scope(self) -> str:
         """What it is on, in a line."""
         models = ", ".join(sorted(set(self.runs["model"])))
         seeds = f"{self.runs['seed'].nunique()} seeds" if self.runs["seed"].nunique() > 1 else "one seed"
-        return (
-            f"{models} on {self.runs['dataset'].iloc[0]}: {len(self.points)} settings, {len(self.runs)} runs, {seeds}"
-        )
+        counts = f"{len(self.points)} settings, {len(self.runs)} runs, {seeds}"
+        beside = f"; {len(self.controls)} controls" if len(self.controls) else ""
+        return f"{models} on {self.runs['dataset'].iloc[0]}: {counts}{beside}"
 
 
 def build(request: Request) -> Report:
@@ -84,18 +91,22 @@ def build(request: Request) -> Report:
     recorded = read(request)
     x, y = axis(request.x, recorded.metrics), axis(request.y, recorded.metrics)
     bounds = budgets(request.budget, recorded.metrics)
-    runs = _usable(recorded, [x, y, *(bound.axis for bound in bounds)])
-    _comparable(runs, x, y)
-    paid = price(runs)
+    every = _usable(recorded, [x, y, *(bound.axis for bound in bounds)])
+    _comparable(every, x, y)
+    runs = every[every["control"] == ""]
+    if runs.empty:
+        raise UserError(f"{request.title} has controls alone: name the runs that they stand beside too")
+    paid = price(every)
     points = _described(front.settings(runs, x, y), runs, x, y, paid)
+    beside = controls(every, x, y)
     theirs, not_compared = overlay(runs, x, y)
     best = front.best(runs, y, bounds) if bounds else None
     areas, corner = _areas(runs, x, y)
-    missing = recorded.missing + _missing(points, runs, paid, bounds, best)
+    missing = recorded.missing + _missing(points, every, paid, bounds, best)
     chosen = _choose(request, runs, points, best, y)
     if chosen.layers is None:
         missing.append(f"the layers of {chosen.run['name']}: its run has no {LAYERS}")
-    found = (runs, points, theirs, not_compared, bounds, best, chosen, areas, corner, paid, missing)
+    found = (every, runs, points, beside, theirs, not_compared, bounds, best, chosen, areas, corner, paid, missing)
     return Report(request, x, y, *found, recorded.parent)
 
 

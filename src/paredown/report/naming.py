@@ -12,13 +12,20 @@ if TYPE_CHECKING:
 
 # Parameters that do not make another setting: where it ran, what it was called, and the seed.
 ELSEWHERE = ("seed", "output", "trainer.", "tracking.", "names.", "dataset.root", "dataset.cache", "latency.seconds")
-TOLD = ("sparsity", "speed_up")  # by the target already
+TOLD = ("sparsity", "speed_up", "control")  # in words of their own
+CONTROL = "control"
 
 
 def identity(run: Run) -> str:
-    """The same text for two runs that differ in their seed and in where they ran alone."""
-    params = {name: value for name, value in run.data.params.items() if not name.startswith(ELSEWHERE)}
+    """The same text for two runs that differ in their seed and in where they ran alone. A parameter that is null is as
+    one that an older version did not have."""
+    params = {k: v for k, v in run.data.params.items() if not k.startswith(ELSEWHERE) and v != "null"}
     return json.dumps(params, sort_keys=True)
+
+
+def controlled(run: Run) -> str:
+    """The `identity` of what `run` is the control of."""
+    return json.dumps({k: v for k, v in json.loads(identity(run)).items() if k != CONTROL}, sort_keys=True)
 
 
 def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -39,7 +46,8 @@ def label(run: Run, varied: dict[str, list[str]]) -> str:
     names = [name for name in varied[method] if name not in TOLD and params.get(name) is not None]
     model = [tags.get("model", "")] if any(name.startswith("model.") for name in names) else []
     knobs = [f"{name.rpartition('.')[2]}={params[name]}" for name in names if not name.endswith("_target_")]
-    return " ".join([method, *model, *target, *knobs])
+    control = [f"{CONTROL}={tags[CONTROL]}"] if tags.get(CONTROL) else []
+    return " ".join([method, *model, *target, *knobs, *control])
 
 
 def labels(labels: dict[str, str]) -> dict[str, str]:

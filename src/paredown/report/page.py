@@ -10,6 +10,7 @@ from typing import Any
 from paredown.figures import per_layer
 from paredown.frontier import figure
 from paredown.report.build import Report
+from paredown.report.controls import KINDS, sentences, signed, verdict
 from paredown.report.runs import LOCAL_SERVER
 from paredown.report.words import number, share, short, spread
 
@@ -34,7 +35,8 @@ def render(report: Report) -> str:
     from plotly.offline import get_plotlyjs
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE.read_text())
-    drawn = figure.draw(report.labelled, report.published, report.x, report.y, report.bounds)
+    points, beside = report.labelled
+    drawn = figure.draw(points, report.published, report.x, report.y, report.bounds, beside)
     layers = report.chosen.layers
     columns, prices = extra_columns(report), report.price.settings
     return template.render(
@@ -47,6 +49,8 @@ def render(report: Report) -> str:
         local=report.points["link"].iloc[0].startswith(LOCAL_SERVER),
         columns=list(columns.values()),
         settings=[_setting(report, str(name), row, list(columns)) for name, row in report.points.iterrows()],
+        controls=[_control(report, str(name), row, list(columns)) for name, row in report.controls.iterrows()],
+        kinds=KINDS,
         chosen_words=_chosen(report),
         layers=[_layer(row) for row in layers or []],
         layer_figure=Markup(figure.part(_layer_figure(layers))) if layers else "",
@@ -75,6 +79,7 @@ def answers(report: Report) -> list[str]:
     states = report.points["state"].value_counts()
     counted = ", ".join(f"{number_} {state}" for state, number_ in states.items())
     lines.append(f"Of {len(report.points)} settings: {counted}.")
+    lines += sentences(report.controls, report.y)
     if report.areas:
         areas = ", ".join(f"{name} {share(area)}" for name, area in report.areas.items())
         corner = f"{report.x.name} {number(report.corner[0])}, {report.y.name} {number(report.corner[1])}"
@@ -90,7 +95,7 @@ def extra_columns(report: Report) -> dict[str, str]:
 
 def cells(report: Report, setting: str, columns: list[str]) -> list[str]:
     """The means of `columns` over the seeds of `setting`, '' where none has it."""
-    means = report.runs.loc[report.runs["setting"] == setting, columns].mean()
+    means = report.every.loc[report.every["setting"] == setting, columns].mean()
     return ["" if math.isnan(value) else number(value) for value in means]
 
 
@@ -115,6 +120,12 @@ def _setting(report: Report, name: str, row: Any, columns: list[str]) -> dict[st
         | {key: row[key] for key in ("link", "seeds", "state", "front")}
         | {"chosen": name == report.chosen.setting}
     )
+
+
+def _control(report: Report, name: str, row: Any, columns: list[str]) -> dict[str, Any]:
+    lead = "its setting is not here" if row["lead"] is None else f"{signed(row['lead'])}: {verdict(row['lead'])}"
+    shown = {"name": name, "lead": lead, "link": row["link"], "seeds": row["seeds"]}
+    return shown | {"y": spread(row, "y"), "x": spread(row, "x"), "cells": cells(report, name, columns)}
 
 
 def _chosen(report: Report) -> str:

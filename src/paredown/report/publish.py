@@ -15,7 +15,8 @@ from paredown.tracking.client import connect, outages_as, public
 
 NOTE = "mlflow.note.content"
 READ = """Filled points are runs, hollow ones published. Large with a black rim: on the front for certain; small:
-dominated for certain; between: undecided. Bold: on the front of the means; ± is half a 95 % t interval over seeds."""
+dominated for certain; between: undecided. Bold: on the front of the means; ± is half a 95 % t interval over seeds.
+Thin strokes, where there are any: controls, networks of the same cost that know nothing of the method."""
 ROWS = 15  # of the description's table; MLflow takes 8,000 characters
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.errors import UserError, nearest
-from paredown.report.naming import identity, label, labels, varied
+from paredown.report.naming import CONTROL, controlled, identity, label, labels, varied
 from paredown.report.request import Request
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
 from paredown.tracking.view import CERTIFIED, run_link
@@ -28,8 +28,9 @@ LOCAL_SERVER = "http://127.0.0.1:5000"  # where `make dashboard` shows a local d
 @dataclass
 class Recorded:
     """`runs`: a row per finished run with `run_id`, `name`, `link`, `setting`, `method`, `model`, `dataset`, `seed`,
-    `knobs` (what tells the setting from others of its method), `params`, `stages` (name: key), `price` (None, or an
-    entry per stage) and the `metrics`. `parent` is the sweep's run, `missing` what a reader must know is not there."""
+    `control` and `of` (its kind, and the setting that it stands beside; '' for others), `knobs` (what tells the setting
+    from others of its method), `params`, `stages` (name: key), `price` (None, or an entry per stage) and the `metrics`.
+    `parent` is the sweep's run, `missing` what a reader must know is not there."""
 
     runs: pandas.DataFrame
     metrics: list[str]
@@ -208,11 +209,13 @@ def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
             "link": run_link(server, run.info.experiment_id, run.info.run_id),
             "setting": names[identity(run)],
             "seed": tags.get("seed", ""),
+            "of": names.get(controlled(run), "") if tags.get(CONTROL) else "",
             "knobs": {name: params[name] for name in knobs[tags.get("method", "")] if name in params},
             "params": params,
             "stages": {name: key for name, key in tags.items() if name.startswith("stage/")},
             "price": json.loads(tags["price"]) if "price" in tags else None,
         }
-        named = {name: tags.get(name, "") for name in ("method", "model", "dataset", "target", "device", "debug")}
+        told = ("method", "model", "dataset", "target", "device", "debug", CONTROL)
+        named = {name: tags.get(name, "") for name in told}
         rows.append(row | named | run.data.metrics)
     return pandas.DataFrame(rows)

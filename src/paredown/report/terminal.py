@@ -32,6 +32,9 @@ def show(report: Report, files: list[Path]) -> None:
         marks = "*" if row["front"] else " "
         words = [f"{marks} {escape(str(name))}", str(row["seeds"]), spread(row, "y"), spread(row, "x"), row["state"]]
         table.add_row(*words, *cells(report, str(name), list(columns)))
+    for name, row in report.controls.iterrows():
+        words = [f"  {escape(str(name))}", str(row["seeds"]), spread(row, "y"), spread(row, "x"), "control"]
+        table.add_row(*words, *cells(report, str(name), list(columns)), style="dim")
     console.print(report.scope, style="bold", highlight=False)
     console.print(table)
     said = ["* on the front of the means; ± half a 95 % t interval", *answers(report), price_words(report)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from paredown.execute import RESULT
 from paredown.sweep.file import Metrics
-from paredown.sweep.planning import Plan, Planned, work
+from paredown.sweep.planning import Plan, Planned, controls, work
 
 Row = dict[str, float]
 
@@ -46,6 +46,7 @@ class Board:
         self.trained: list[str] = []  # the keys of the stages that this sweep trained
         self.started = time.monotonic()
         self._trained_images = 0.0
+        self._controlled: set[str] = set()  # the experiments whose controls are there
         for planned in plan.experiments:
             self.add(planned)
 
@@ -60,7 +61,21 @@ class Board:
     @property
     def total(self) -> int:
         """How many experiments there will be."""
-        return self.plan.sweep.search.trials if self.plan.sweep.search else len(self.planned)
+        trials = self.plan.sweep.search.trials if self.plan.sweep.search else 0
+        return max(trials, len(self.points)) + len(self.planned) - len(self.points)
+
+    @property
+    def points(self) -> dict[str, Planned]:
+        """The experiments that were asked for, without their controls."""
+        return {key: planned for key, planned in list(self.planned.items()) if not planned.control}
+
+    def add_controls(self) -> None:
+        """The controls, where the sweep wants any, of what is finished since this was last asked for."""
+        fresh = [planned for key, planned in self.points.items() if key in self.results and key not in self._controlled]
+        self._controlled |= {planned.experiment.key for planned in fresh}
+        if self.plan.sweep.kinds:
+            for planned in controls(self.plan.sweep, fresh):
+                self.add(planned)
 
     @property
     def open(self) -> bool:
@@ -101,9 +116,10 @@ class Board:
         self.running.pop(planned.experiment.key, None)
 
     def pairs(self) -> list[tuple[float, float]]:
-        """(cost, accuracy) of every experiment that has both."""
+        """(cost, accuracy) of every experiment that has both; a control is no point of the front."""
         names = (self.metrics.cost, self.metrics.accuracy)
-        rows = [[row.get(name) for name in names] for row in list(self.results.values())]
+        found = [row for key, row in list(self.results.items()) if not self.planned[key].control]
+        rows = [[row.get(name) for name in names] for row in found]
         return [(cost, accuracy) for cost, accuracy in rows if cost is not None and accuracy is not None]
 
     @property
@@ -115,7 +131,7 @@ class Board:
     def reproduced(self) -> dict[str, list[str]]:
         """The experiments of each published row that the sweep runs, by its name."""
         found: dict[str, list[str]] = {}
-        for key, planned in self.planned.items():
+        for key, planned in self.points.items():
             if name := planned.experiment.config["reproduce"]:
                 found.setdefault(name, []).append(key)
         return found

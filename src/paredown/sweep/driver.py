@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.sweep.board import Board
-from paredown.sweep.file import Stop, Sweep
+from paredown.sweep.file import Search, Stop, Sweep
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables: ours say more
@@ -22,9 +22,9 @@ ENVIRONMENT = {
 NEVER = 1_000_000  # epochs: the recipe ends a training, not the scheduler
 
 
-def run_trials(board: Board, folder: Path) -> None:
-    """Run on a connected Ray what `board` has waiting, until each experiment has a result or has failed. A search keeps
-    what it learnt in `folder`."""
+def run_trials(board: Board, folder: Path, search: Search | None = None, stop: Stop | None = None) -> None:
+    """Run on a connected Ray what `board` has waiting, and what `search` adds to it, until each experiment is done, has
+    failed or was ended by `stop`. A search keeps what it learnt in `folder`."""
     os.environ.update(ENVIRONMENT)
     from ray import tune
 
@@ -34,14 +34,14 @@ def run_trials(board: Board, folder: Path) -> None:
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
-    tree = SearchTree(board, sweep.search, folder) if sweep.search else Tree(board)
+    tree = SearchTree(board, search, folder) if search else Tree(board)
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(
             tune.with_resources(trial, resources_of(sweep)),
             tune_config=tune.TuneConfig(
                 search_alg=tree,
-                num_samples=-1 if sweep.search else len(board.waiting),
-                scheduler=_scheduler(sweep.stop),
+                num_samples=-1 if search else len(board.waiting),
+                scheduler=_scheduler(stop or Stop()),
                 reuse_actors=sweep.reuse_actors,
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
                 trial_dirname_creator=lambda t: str(t.trial_id),

@@ -7,16 +7,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from paredown.config import make
+from paredown.config import ControlKind, make
 from paredown.errors import UserError, nearest
 
 FOLDER = Path(__file__).parents[3] / "sweeps"
+CONTROLS: tuple[str, ...] = get_args(ControlKind)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Cluster:
 @dataclass(frozen=True)
 class Sweep:
     """A sweep file. Its experiments are every combination of `grid` and every entry of `points`, each with every one
-    of `seeds`, on top of `overrides` (Hydra's language, as after src/run.py); `typed` wins over all of them."""
+    of `seeds`, on top of `overrides` (Hydra's language, as after src/run.py); `typed` wins over all of them. `controls`
+    (true: every kind) are added for each compressed network when it is done."""
 
     name: str
     description: str = ""
@@ -104,6 +106,7 @@ class Sweep:
     points: tuple[tuple[str, ...], ...] = ()
     seeds: tuple[int, ...] = ()
     search: Search | None = None
+    controls: bool | str | tuple[str, ...] = ()
     stop: Stop = Stop()
     resources: Resources = Resources()
     metrics: Metrics = Metrics()
@@ -120,6 +123,7 @@ class Sweep:
                 ("resources.gpus", self.resources.gpus, "at least 0", self.resources.gpus >= 0),
                 ("resources.workers", self.resources.workers, "at least 1", self.resources.workers >= 1),
                 ("retries", self.retries, "at least 0", self.retries >= 0),
+                ("controls", list(self.kinds), f"some of {', '.join(CONTROLS)}, or true", {*self.kinds} <= {*CONTROLS}),
                 *_wrong_search(self),
                 *((f"grid.{key}", list(values), "at least one value", values) for key, values in self.grid.items()),
             )
@@ -127,6 +131,13 @@ class Sweep:
         ]
         if wrong:
             raise UserError(f"sweep {self.name}: {'; '.join(wrong)}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of control that are wanted."""
+        if isinstance(self.controls, bool):
+            return CONTROLS if self.controls else ()
+        return (self.controls,) if isinstance(self.controls, str) else self.controls
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,12 @@ def proposed(sweep: Sweep, values: Mapping[str, Any]) -> Point:
     apart = tuple(f"{key}={_word(value)}" for key, value in values.items())
     seeds = tuple(f"seed={seed}" for seed in sweep.seeds)
     return Point(" ".join(apart), merged(sweep.overrides, seeds, apart, sweep.typed))
+
+
+def control_points(sweep: Sweep, point: Point) -> Iterator[Point]:
+    """The controls of `point` that `sweep` asks for."""
+    for kind in sweep.kinds:
+        yield Point(f"{point.label} control={kind}".strip(), merged(point.overrides, (f"control={kind}",)))
 
 
 def merged(*lists: Sequence[str]) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from paredown.execute import finished
 from paredown.experiment import Experiment, Step, open_data, prepare
 from paredown.plan import Fit
 from paredown.store import Store
-from paredown.sweep.file import Point, Sweep, merged, points, proposed
+from paredown.sweep.file import Point, Sweep, control_points, merged, points, proposed
+
+log = logging.getLogger("paredown")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class Planned:
     label: str
     overrides: tuple[str, ...]
     experiment: Experiment
+
+    @property
+    def control(self) -> str | None:
+        """The kind, if it is the control of another."""
+        kind: str | None = self.experiment.config["control"]
+        return kind
 
     @property
     def finished(self) -> bool:
@@ -113,6 +122,28 @@ def plan(sweep: Sweep) -> Plan:
 
 def prepared(sweep: Sweep, asked: Sequence[Point]) -> Iterator[Planned]:
     """The experiments of `asked`, checked; each data set is opened once."""
+    for attempt in _attempts(sweep, asked):
+        yield attempt()
+
+
+def controls(sweep: Sweep, done: Sequence[Planned]) -> Iterator[Planned]:
+    """The controls of `done`, finished experiments: none of a dense network. What else cannot be made (`dense` of a
+    model without a width) is said and left out: the sweep's own experiments are done."""
+    asked = [
+        control
+        for planned in done
+        if planned.experiment.store.read(planned.experiment.steps[-1].key).blueprint
+        for control in control_points(sweep, Point(planned.label, planned.overrides))
+    ]
+    for attempt in _attempts(sweep, asked):
+        try:
+            yield attempt()
+        except UserError as error:
+            log.warning("no control of %s", error)
+
+
+def _attempts(sweep: Sweep, asked: Sequence[Point]) -> Iterator[Callable[[], Planned]]:
+    """For each of `asked` what prepares it, or raises UserError with its label."""
     opened: dict[str, ImageData] = {}
 
     def open_once(config: Mapping[str, Any]) -> ImageData:
@@ -124,16 +155,20 @@ def prepared(sweep: Sweep, asked: Sequence[Point]) -> Iterator[Planned]:
     machine = machine_words(sweep)
     configs = compose_all([merged(machine, point.overrides) for point in asked])
     for point in asked:
-        try:
-            experiment = prepare(next(configs), open_once)
-            if experiment.machine.devices > 1:
-                raise UserError(
-                    f"trainer.devices={experiment.machine.devices}: a sweep takes resources.workers instead"
-                )
-            assert experiment.steps  # the method's plan is made here, and refused where it cannot be
-        except UserError as error:
-            raise UserError(f"{point.label}: {error}" if point.label else str(error)) from error
-        yield Planned(point.label, point.overrides, experiment)
+        yield partial(_prepared, point, configs, open_once)
+
+
+def _prepared(
+    point: Point, configs: Iterator[dict[str, Any]], opened: Callable[[Mapping[str, Any]], ImageData]
+) -> Planned:
+    try:
+        experiment = prepare(next(configs), opened)
+        if experiment.machine.devices > 1:
+            raise UserError(f"trainer.devices={experiment.machine.devices}: a sweep takes resources.workers instead")
+        assert experiment.steps  # the method's plan is made here, and refused where it cannot be
+    except UserError as error:
+        raise UserError(f"{point.label}: {error}" if point.label else str(error)) from error
+    return Planned(point.label, point.overrides, experiment)
 
 
 def machine_words(sweep: Sweep) -> tuple[str, ...]:

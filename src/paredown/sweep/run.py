@@ -24,6 +24,8 @@ def run(plan: Plan) -> Board:
     Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
     """
     board = Board(plan)
+    if not board.open:
+        board.add_controls()  # all that was asked for is done: they may be left
     with _alone(plan) as folder:
         link = cluster.connect(plan.sweep) if board.open else None
         records = Records(board, folder)
@@ -31,7 +33,7 @@ def run(plan: Plan) -> Board:
         try:
             if board.open:
                 with Display(board, link):
-                    run_trials(board, folder)
+                    _run(board, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -40,6 +42,16 @@ def run(plan: Plan) -> Board:
             cluster.disconnect()
             records.close(status)
     return board
+
+
+def _run(board: Board, folder: Path) -> None:
+    """The sweep's own experiments, then their controls, which no search proposes and no rule stops."""
+    sweep = board.plan.sweep
+    if sweep.search or any(not planned.control for planned in board.waiting):
+        run_trials(board, folder, sweep.search, sweep.stop)
+    board.add_controls()
+    if board.waiting:
+        run_trials(board, folder)
 
 
 @contextmanager

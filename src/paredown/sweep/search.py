@@ -54,7 +54,7 @@ class SearchTree(Tree):
     @property
     def left(self) -> bool:
         """Whether to propose more: most proposals are new experiments, but a small space may have no more to offer."""
-        return len(self.board.planned) < self.search.trials and self._count < MOST * self.search.trials
+        return len(self.board.points) < self.search.trials and self._count < MOST * self.search.trials
 
     def suggest(self, trial_id: str) -> Any:
         """An experiment's specification, None while Optuna waits for results, FINISHED after the last."""

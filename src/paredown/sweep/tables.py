@@ -55,7 +55,12 @@ def summary(plan: Plan) -> str:
     counts = f"{len(plan.experiments)} experiments ({done} finished), {trainings} distinct trainings ({stored} stored)"
     saved = f"{alone - trainings} reused: {plan.images_alone / plan.images_shared:.2f}x less training"
     amounts = f"{millions(plan.images_shared)} instead of {millions(plan.images_alone)} million training images"
-    return f"{counts}, {saved} ({amounts})"
+    return f"{counts}, {saved} ({amounts}){_awaited(plan)}"
+
+
+def _awaited(plan: Plan) -> str:
+    kinds = plan.sweep.kinds
+    return f"; when they are done, the controls of each compressed network: {', '.join(kinds)}" if kinds else ""
 
 
 def millions(images: float) -> str:
@@ -71,7 +76,7 @@ def show_results(board: Board) -> None:
         table.add_column(name, justify="right")
     rows = [(row.get(names.cost), row.get(names.accuracy), key) for key, row in board.results.items()]
     for cost, accuracy, key in sorted(rows, key=lambda row: (row[0] or 0, -(row[1] or 0))):
-        on_front = (cost, accuracy) in front
+        on_front = (cost, accuracy) in front and not board.planned[key].control
         if on_front or len(rows) <= FOUND:
             ratios = [board.results[key].get(name) for name in ("cost/speed_up", "latency/speed_up")]
             figures = ["" if accuracy is None else f"{accuracy:.2f}", "" if cost is None else big(cost)]

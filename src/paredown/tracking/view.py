@@ -20,7 +20,7 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 COMPUTE, ACCURACY = "cost/macs", "final/top1"
 CERTIFIED = "certified"  # tag of a run: the formats in which its network was exported and found equal
 COLUMNS = [f"metrics.`{name}`" for name in (ACCURACY, COMPUTE, "cost/params", "latency/ms")]
-COLUMNS += [f"tags.`{name}`" for name in ("method", "model", "dataset")]
+COLUMNS += [f"tags.`{name}`" for name in ("method", "control", "model", "dataset")]
 
 
 def view_link(server: str, experiment_id: str) -> str:
