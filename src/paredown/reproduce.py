@@ -16,7 +16,18 @@ from paredown.frontier.seeds import Estimate, estimate
 from paredown.published.settings import overrides, rows
 
 # What a user may set without asking another question than the row's.
-HARMLESS = ("seed", "seeds", "output", "trainer", "tracking", "latency", "dataset.root", "dataset.cache", "reproduce")
+HARMLESS = (
+    "seed",
+    "seeds",
+    "output",
+    "store",
+    "trainer",
+    "tracking",
+    "latency",
+    "dataset.root",
+    "dataset.cache",
+    "reproduce",
+)
 NOT_COMPARABLE = "not comparable"
 
 

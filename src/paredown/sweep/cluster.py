@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from paredown.errors import UserError
-from paredown.sweep.driver import resources_of
 from paredown.sweep.file import Sweep
+from paredown.sweep.room import require_room
 
 SOURCE = Path(__file__).parents[2]
 REPOSITORY = SOURCE.parent
@@ -36,7 +36,8 @@ def connect(sweep: Sweep) -> str | None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
     try:
-        _require_room(sweep)
+        nodes = sys.modules["ray"].nodes()
+        require_room(sweep, [node["Resources"] for node in nodes if node["Alive"]], bool(context.dashboard_url))
     except UserError:
         disconnect()
         raise
@@ -104,24 +105,6 @@ def _require_answer(address: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"no Ray answers at cluster.address={address}: {reason.lower()}") from error
-
-
-def _require_room(sweep: Sweep) -> None:
-    import ray
-
-    needs = {name.upper(): amount for name, amount in resources_of(sweep).items()}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
-        return
-    best = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
-    raise UserError(
-        f"one experiment asks for {_amounts(needs)} on one node, but the most a node of this cluster has is "
-        f"{_amounts(best)}: lower resources.cpus, resources.gpus or resources.workers"
-    )
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in resources.items())
 
 
 def _one_line(error: Exception) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paredown.sweep.board import Board
-from paredown.sweep.file import Stop, Sweep
+from paredown.sweep.file import Stop
+from paredown.sweep.room import concurrent, resources_of
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables: ours say more
@@ -26,6 +27,7 @@ def run_trials(board: Board, folder: Path) -> None:
     """Run on a connected Ray what `board` has waiting, until each experiment has a result or has failed. A search keeps
     what it learnt in `folder`."""
     os.environ.update(ENVIRONMENT)
+    import ray
     from ray import tune
 
     from paredown.sweep.search import SearchTree
@@ -35,12 +37,14 @@ def run_trials(board: Board, folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
     tree = SearchTree(board, sweep.search, folder) if sweep.search else Tree(board)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(
             tune.with_resources(trial, resources_of(sweep)),
             tune_config=tune.TuneConfig(
                 search_alg=tree,
                 num_samples=-1 if sweep.search else len(board.waiting),
+                max_concurrent_trials=concurrent(sweep, nodes) if sweep.resources.across_nodes else None,
                 scheduler=_scheduler(sweep.stop),
                 reuse_actors=sweep.reuse_actors,
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
@@ -66,10 +70,3 @@ def _scheduler(stop: Stop) -> Any:
     if stop.rule == "asha":
         return ASHAScheduler(**common, grace_period=stop.grace, max_t=NEVER)
     return MedianStoppingRule(**common, grace_period=stop.grace)
-
-
-def resources_of(sweep: Sweep) -> dict[str, float]:
-    """What Ray sets aside for one experiment."""
-    resources = sweep.resources
-    gpus = {"gpu": resources.gpus * resources.workers} if resources.gpus else {}
-    return {"cpu": resources.cpus * resources.workers} | gpus

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paredown.errors import UserError
-from paredown.sweep.board import Board
+from paredown.sweep.board import LISTING, Board
 from paredown.sweep.planning import Planned
 from paredown.tracking.client import check_uri, connect, outages_as
 from paredown.tracking.journal import Journal, write_text
@@ -70,6 +70,7 @@ class Records:
     def _run(self) -> None:
         while not self._stop.wait(BEAT):
             self._send()
+            self.board.plan.store.push(self.folder)
             if len(self.board.results) > self._reported and time.monotonic() > self._report_at:
                 self._report(logging.DEBUG)
 
@@ -114,6 +115,7 @@ class Records:
         assert self.uri is not None and self._adopted is not None
         ended = key not in self.board.running
         folder = self.board.planned[key].experiment.folder
+        self.board.plan.store.pull(folder)
         sender = self._senders.setdefault(key, Sender(Journal(folder), self.uri))
         waits = bool(sender.journal.read(sender.cursor.offset, 1)[0])
         if waits or sender.cursor.run_id not in self._adopted:
@@ -147,25 +149,31 @@ class Records:
         ]
 
     def _end(self, planned: Planned, status: Status) -> None:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        failed = planned.experiment.key in self.board.failed
+        key, experiment = planned.experiment.key, planned.experiment
+        if key in self.board.running:  # its process was ours, and is gone
+            experiment.store.drop(experiment.folder, next((step.key for step in planned.missing), None))
         try:
-            with FileLock(planned.experiment.folder / ".lock", timeout=GRACE):
-                Tracker(planned.experiment.folder, None).finish("FAILED" if failed else status)
-                self._sent.discard(planned.experiment.key)
+            with experiment.store.alone(experiment.folder, GRACE):
+                own: Status = (
+                    "FAILED" if key in self.board.failed else "KILLED" if key in self.board.stopped else status
+                )
+                Tracker(experiment.folder, None).finish(own)
+                self._sent.discard(key)
         except Timeout:  # another sweep has it in hand
             log.warning("%s is still running elsewhere", planned.label)
 
     def _write(self) -> None:
-        for name, text in (("sweep.json", self._listing()), ("results.csv", self._results())):
+        for name, text in ((LISTING, self._listing()), ("results.csv", self._results())):
             write_text(self.folder / name, text)
             self.parent.text(text, name)
 
     def _listing(self) -> str:
         rows: list[dict[str, Any]] = []
         for key, planned in self.board.planned.items():
-            state = "finished" if key in self.board.results else "failed" if key in self.board.failed else "waiting"
+            groups = {"finished": self.board.results, "failed": self.board.failed, "stopped": self.board.stopped}
+            state = next((name for name, group in groups.items() if key in group), "waiting")
             entry: dict[str, Any] = {"label": planned.label, "overrides": planned.overrides, "key": key, "state": state}
             entry |= {"folder": planned.experiment.folder.name, "error": self.board.failed.get(key)}
             rows.append(entry | {"stages": [step.key for step in planned.experiment.steps]})

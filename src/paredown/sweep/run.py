@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from paredown.errors import UserError
 from paredown.sweep import cluster
@@ -45,9 +45,8 @@ def run(plan: Plan) -> Board:
 @contextmanager
 def _alone(plan: Plan) -> Iterator[Path]:
     """The sweep's own folder, held by one driver at a time."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(plan.folder / ".lock", blocking=False):
+        with plan.store.alone(plan.folder, timeout=0):
             yield plan.folder
     except Timeout as error:
         raise UserError(f"sweep {plan.sweep.name} is running already (it holds {plan.folder}/.lock)") from error
