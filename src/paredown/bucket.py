@@ -189,6 +189,26 @@ class Bucket:
             log.debug("%s was gone already", owner)
 
 
+class Plain:
+    """The file system `fs`, all of whose failures are OSErrors: each cloud's library has errors of its own."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.fs, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return found(*arguments, **options)
+            except OSError:
+                raise
+            except Exception as error:
+                raise OSError(_line(error)) from error
+
+        return call if callable(found) else found
+
+
 def create(fs: Any, path: str, content: bytes) -> bool:
     """Make the object `path` where there is none; False where there is one. Of several at once one gets True."""
     try:
@@ -218,7 +238,7 @@ def open_bucket(url: str) -> Bucket:
         raise UserError(f"cannot write to store={url}: {_line(error)}") from error
     if not exclusive:
         raise UserError(f"store={url} makes an object where there is one already: no two processes can share it")
-    return Bucket(fs, root.rstrip("/"))
+    return Bucket(Plain(fs), root.rstrip("/"))
 
 
 def _number(owner: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -19,6 +20,7 @@ from paredown.bucket import Bucket, open_bucket
 from paredown.errors import UserError
 from paredown.plan import Network
 
+log = logging.getLogger("paredown")
 RECORD, STATES = "stage.json", "states"
 
 
@@ -98,7 +100,8 @@ class Store:
         blueprint.write_text(temporary / RECORD, json.dumps(asdict(record), indent=1))
         if self.bucket:
             self._publish(temporary, record.key)
-        temporary.replace(self._folder(record.key))
+        if not self._here(record.key):  # it may have come from the bucket, where another took this one for dead
+            temporary.replace(self._folder(record.key))
         shutil.rmtree(workplace)
 
     @contextmanager
@@ -136,7 +139,8 @@ class Store:
             try:
                 yield
             finally:
-                self.push(folder)
+                if self.bucket:
+                    self.bucket.push(folder, _name(folder))
 
     def held(self, folder: Path) -> bool:
         """Whether a process has the `folder` of an experiment or a sweep in hand."""
@@ -144,9 +148,13 @@ class Store:
         return _locked(folder / ".lock") or (self.bucket is not None and self.bucket.held(_owner(folder)))
 
     def push(self, folder: Path) -> None:
-        """Leave the `folder` of an experiment or a sweep in the bucket, where there is one, as it is now."""
+        """Leave the `folder` of an experiment or a sweep in the bucket, where there is one, as it is now. Where that
+        fails, `alone` does it in the end."""
         if self.bucket:
-            self.bucket.push(folder, _name(folder))
+            try:
+                self.bucket.push(folder, _name(folder))
+            except OSError as error:
+                log.warning("%s waits to be stored: %s", folder, error)
 
     def pull(self, folder: Path) -> None:
         """Bring the `folder` of an experiment or a sweep here, where there is a bucket and nobody here works on it."""
@@ -161,8 +169,9 @@ class Store:
 
     def drop(self, folder: Path, key: str | None) -> None:
         """Free the `folder` of an experiment and its stage `key` in the bucket: who held them is known to be dead."""
-        for name in [_owner(folder), *([key] if key else [])] if self.bucket else []:
-            self.bucket.drop(name)
+        if self.bucket:
+            for name in filter(None, (_owner(folder), key)):
+                self.bucket.drop(name)
 
     def _held(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
         return self.bucket.hold(_owner(folder), timeout=timeout) if self.bucket else nullcontext()

@@ -7,7 +7,7 @@ from driving import LONG, Driver, children, epochs_recorded, runs
 
 from mlflow_server import Server
 from paredown.sweep.board import Board
-from paredown.sweep.file import load
+from paredown.sweep.file import Resources, load
 from paredown.sweep.planning import plan
 from paredown.sweep.records import Records
 from paredown.sweep.work import perform, specification
@@ -39,7 +39,7 @@ def test_a_sweep_is_a_parent_with_its_experiments_as_children(written, tmp_path)
         records = Records(board, folder)
         for planned in board.waiting:
             run = board.start(planned)
-            perform(specification(planned, 1, 1), lambda report: None)
+            perform(specification(planned, Resources()), lambda report: None)
             board.finish(run, {"final/top1": 50.0}, [])
         records.close("FINISHED")
     database = tmp_path / "out" / "mlflow.db"

@@ -31,7 +31,7 @@ def run(given: dict[str, Any]) -> None:
             run_config=RunConfig(
                 name=given["key"],
                 storage_path=place,
-                callbacks=[TuneReportCallback()],
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]  # Ray's stubs show the older one
                 failure_config=FailureConfig(max_failures=0),  # a trial is tried again as a whole, by Tune
             ),
         )

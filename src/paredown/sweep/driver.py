@@ -6,11 +6,14 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paredown.sweep.board import Board
 from paredown.sweep.file import Stop
 from paredown.sweep.room import concurrent, resources_of
+
+if TYPE_CHECKING:
+    from paredown.sweep.tree import Tree
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables: ours say more
@@ -30,13 +33,12 @@ def run_trials(board: Board, folder: Path) -> None:
     import ray
     from ray import tune
 
-    from paredown.sweep.search import SearchTree
-    from paredown.sweep.tree import Events, Tree
+    from paredown.sweep.tree import Events
     from paredown.sweep.trial import trial
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
-    tree = SearchTree(board, sweep.search, folder) if sweep.search else Tree(board)
+    tree = _tree(board, folder)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(
@@ -59,6 +61,16 @@ def run_trials(board: Board, folder: Path) -> None:
             ),
         )
         tuner.fit()
+
+
+def _tree(board: Board, folder: Path) -> Tree:
+    if board.plan.sweep.search:
+        from paredown.sweep.search import SearchTree  # Optuna: a second that a grid need not wait
+
+        return SearchTree(board, board.plan.sweep.search, folder)
+    from paredown.sweep.tree import Tree
+
+    return Tree(board)
 
 
 def _scheduler(stop: Stop) -> Any:

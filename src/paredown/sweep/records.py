@@ -8,13 +8,14 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from paredown.errors import UserError
 from paredown.sweep.board import LISTING, Board
 from paredown.sweep.planning import Planned
-from paredown.tracking.client import check_uri, connect, outages_as
+from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as
 from paredown.tracking.journal import Journal, write_text
 from paredown.tracking.sender import NotSent, Sender
 from paredown.tracking.tracker import PAUSE, Status, Tracker
@@ -36,7 +37,9 @@ class Records:
         self.board, self.folder = board, folder
         self.uri = check_uri(settings["uri"])
         self.parent = Tracker(folder, self.uri, settings["experiment"])
-        self.parent.start(board.plan.sweep.name, {}, {"kind": "sweep", "sweep": board.plan.sweep.name})
+        tags = {"kind": "sweep", "sweep": board.plan.sweep.name}
+        # making a database takes six seconds, which the first trial need not wait for; one that is there may be refused
+        self.parent.start(board.plan.sweep.name, {}, tags, send=self._has_database())
         self._senders: dict[str, Sender] = {}
         self._sent: set[str] = set()  # ended, all sent and adopted
         self._adopted: set[str] | None = None
@@ -69,10 +72,15 @@ class Records:
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT):
+            if not any(run.placed for run in list(self.board.running.values())) and not self.board.results:
+                continue  # Ray is starting: let it have the processor
             self._send()
             self.board.plan.store.push(self.folder)
             if len(self.board.results) > self._reported and time.monotonic() > self._report_at:
                 self._report(logging.DEBUG)
+
+    def _has_database(self) -> bool:
+        return self.uri is not None and self.uri.startswith(SQLITE) and database_path(self.uri).is_file()
 
     @property
     def report(self) -> Path:
@@ -172,7 +180,11 @@ class Records:
     def _listing(self) -> str:
         rows: list[dict[str, Any]] = []
         for key, planned in self.board.planned.items():
-            groups = {"finished": self.board.results, "failed": self.board.failed, "stopped": self.board.stopped}
+            groups: dict[str, Container[str]] = {
+                "finished": self.board.results,
+                "failed": self.board.failed,
+                "stopped": self.board.stopped,
+            }
             state = next((name for name, group in groups.items() if key in group), "waiting")
             entry: dict[str, Any] = {"label": planned.label, "overrides": planned.overrides, "key": key, "state": state}
             entry |= {"folder": planned.experiment.folder.name, "error": self.board.failed.get(key)}

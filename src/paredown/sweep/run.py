@@ -18,19 +18,20 @@ from paredown.sweep.records import Records
 from paredown.tracking.tracker import Status
 
 
-def run(plan: Plan) -> Board:
-    """Run what is missing of `plan`. Whatever stops it, what was finished is kept and recorded.
+def run(plan: Plan, link: cluster.Link) -> Board:
+    """Run what is missing of `plan` on the Ray that `link` connects to. Whatever stops it, what was finished is kept
+    and recorded.
 
     Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
     """
     board = Board(plan)
     with _alone(plan) as folder:
-        link = cluster.connect(plan.sweep) if board.open else None
+        dashboard = link() if board.open else None
         records = Records(board, folder)
         status: Status = "FAILED"
         try:
             if board.open:
-                with Display(board, link):
+                with Display(board, dashboard):
                     run_trials(board, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
