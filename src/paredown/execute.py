@@ -151,6 +151,7 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
                 values = (step.key, step.parent, describe(stage), experiment.seed, step.data.key)
                 store.put(network, Record(*values, seconds, history, notes))
         distributed.barrier()
+    store.refresh()
     if not store.has(step.key):
         raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
     return store.read(step.key)

@@ -73,6 +73,11 @@ class Store:
             return True
         return there
 
+    def refresh(self) -> None:
+        """Ask the bucket anew from here on, which is otherwise believed for a second."""
+        if self.bucket:
+            self.bucket.forget()
+
     def record(self, key: str) -> Record:
         """What made the state of `key`."""
         return Record(**json.loads((self.folder(key) / RECORD).read_text()))
@@ -117,8 +122,7 @@ class Store:
             lock.acquire()
         try:
             with self.bucket.hold(key, waiting) if self.bucket else nullcontext():
-                if self.bucket:
-                    self.bucket.forget()  # the holder before us may have made it
+                self.refresh()  # the holder before us may have made it
                 yield
         finally:
             lock.release()
@@ -133,8 +137,8 @@ class Store:
         it in the bucket as it is then. Timeout where another process here holds it for so many seconds."""
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=timeout), self._held(folder, timeout):
+            self.refresh()
             if self.bucket:
-                self.bucket.forget()
                 self.bucket.pull(_name(folder), folder)
             try:
                 yield

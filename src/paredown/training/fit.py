@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
+from paredown import distributed
 from paredown.plan import Fit, Network
 from paredown.training.checkpoint import SafeCheckpointIO
 from paredown.training.module import FitModule, Row
@@ -73,7 +74,7 @@ def fit(
     )
     with quiet():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if distributed.all_have(checkpoint) else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stopped
     network.module.to("cpu")
