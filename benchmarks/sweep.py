@@ -95,7 +95,7 @@ def nothing(kind: str, count: int) -> None:
     from paredown.sweep.file import load
     from paredown.sweep.planning import plan
 
-    os.environ |= driver.ENVIRONMENT
+    os.environ |= driver.ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": "2"}  # as the driver does on two CPUs
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a.yaml").write_text(FILE.replace("SEEDS", ", ".join(map(str, range(count)))))
         board = Board(plan(load([f"sweep={folder}/a.yaml", f"output={folder}/out", "tracking=off"])))

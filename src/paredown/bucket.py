@@ -228,7 +228,7 @@ def open_bucket(url: str) -> Bucket:
     try:
         fs, root = fsspec.url_to_fs(url)
         probe = f"{root.rstrip('/')}/{OWNERS}/probe-{uuid.uuid4().hex}.0"
-        exclusive = create(fs, probe, b"") and not create(fs, probe, b"")
+        exclusive = create(fs, probe, b"probe") and not create(fs, probe, b"probe")
         fs.rm_file(probe)
     except (ImportError, ValueError) as error:
         raise UserError(

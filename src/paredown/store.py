@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paredown import blueprint
-from paredown.bucket import Bucket, open_bucket
+from paredown.bucket import EXPIRY, PAUSE, Bucket, open_bucket
 from paredown.errors import UserError
 from paredown.plan import Network
 
@@ -134,7 +134,8 @@ class Store:
     @contextmanager
     def alone(self, folder: Path, timeout: float = -1) -> Iterator[None]:
         """Hold the `folder` of an experiment or a sweep, as the bucket has it, alone among all processes, and leave
-        it in the bucket as it is then. Timeout where another process here holds it for so many seconds."""
+        it in the bucket as it is then. Timeout where another process holds it here for so many seconds, or elsewhere
+        so long that it must be alive."""
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=timeout), self._held(folder, timeout):
             self.refresh()
@@ -178,7 +179,9 @@ class Store:
                 self.bucket.drop(name)
 
     def _held(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
-        return self.bucket.hold(_owner(folder), timeout=timeout) if self.bucket else nullcontext()
+        if self.bucket is None:
+            return nullcontext()
+        return self.bucket.hold(_owner(folder), timeout=timeout if timeout < 0 else max(timeout, EXPIRY + 2 * PAUSE))
 
     def _publish(self, folder: Path, key: str) -> None:
         assert self.bucket is not None

@@ -37,6 +37,11 @@ def test_how_many_experiments_fit(sweep, fit) -> None:
         require_room(sweep, SMALL, dashboard=False)
 
 
+def test_on_one_node_each_the_rest_of_a_node_is_no_room() -> None:
+    assert concurrent(Sweep("s", resources=Resources(workers=2)), SMALL) == 1 + 0 + 4
+    assert concurrent(Sweep("s", resources=Resources(gpus=0.25)), SMALL) == 8
+
+
 def test_the_waiting_trial_takes_nothing_that_a_worker_could_need() -> None:
     assert resources_of(across()) == {"cpu": 0, "node:__internal_head__": 0.001}
     assert resources_of(Sweep("s", resources=Resources(2, 0.5, 2))) == {"cpu": 4, "gpu": 1}

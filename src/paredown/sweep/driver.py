@@ -39,14 +39,15 @@ def run_trials(board: Board, folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
     tree = _tree(board, folder)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(fit)  # its 1 starts one process after another
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(
             tune.with_resources(trial, resources_of(sweep)),
             tune_config=tune.TuneConfig(
                 search_alg=tree,
                 num_samples=-1 if sweep.search else len(board.waiting),
-                max_concurrent_trials=concurrent(sweep, nodes) if sweep.resources.across_nodes else None,
+                max_concurrent_trials=fit if sweep.resources.across_nodes else None,
                 scheduler=_scheduler(sweep.stop),
                 reuse_actors=sweep.reuse_actors,
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",

@@ -24,19 +24,17 @@ def worker_of(sweep: Sweep) -> Amounts:
 
 
 def concurrent(sweep: Sweep, nodes: list[Amounts]) -> int:
-    """How many experiments fit on `nodes` (each its resources) at once, their workers wherever there is room."""
-    needs = worker_of(sweep)
-    places = sum(int(min(node.get(name, 0) / amount for name, amount in needs.items()) + 1e-9) for node in nodes)
-    return places // sweep.resources.workers
+    """How many experiments fit on `nodes` (each its resources) at once, each on one node or across them."""
+    needs, workers = worker_of(sweep), sweep.resources.workers
+    places = [int(min(node.get(name, 0) / amount for name, amount in needs.items()) + 1e-9) for node in nodes]
+    return sum(places) // workers if sweep.resources.across_nodes else sum(place // workers for place in places)
 
 
 def require_room(sweep: Sweep, nodes: list[Amounts], dashboard: bool) -> None:
     """Raises UserError for an experiment that none of `nodes`, or across nodes all of them, ever has room for."""
     resources = sweep.resources
-    if not resources.across_nodes:
+    if not concurrent(sweep, nodes) and not resources.across_nodes:
         needs = {name: amount * resources.workers for name, amount in worker_of(sweep).items()}
-        if any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
-            return
         best = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
         more = " (or resources.across_nodes=true)" if resources.workers > 1 else ""
         raise UserError(

@@ -26,11 +26,12 @@ def run(plan: Plan, link: cluster.Link) -> Board:
     """
     board = Board(plan)
     with _alone(plan) as folder:
-        dashboard = link() if board.open else None
+        asked = board.open
+        dashboard = link() if asked else None
         records = Records(board, folder)
         status: Status = "FAILED"
         try:
-            if board.open:
+            if asked:
                 with Display(board, dashboard):
                     run_trials(board, folder)
             status = "FINISHED"
@@ -38,7 +39,8 @@ def run(plan: Plan, link: cluster.Link) -> Board:
             status = "KILLED"
             raise
         finally:
-            cluster.disconnect()
+            if asked:  # else one may still be starting
+                cluster.disconnect()
             records.close(status)
     return board
 
