@@ -32,7 +32,7 @@ def test_4_decays_and_6_energies_make_29_fits_on_ray(written) -> None:
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_what_lags_behind_is_stopped_and_stays_so(written, rule) -> None:
     text = f"grid: {{recipe.learning_rate: [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6]}}\nstop: {{rule: {rule}, grace: 2}}\n"
-    arguments = [*written(text), "recipe.epochs=12"]
+    arguments = [*written(text), "recipe.epochs=8", "latency.seconds=0.001"]
     sweep = Driver(arguments)
     said = sweep.wait()
     stopped = int(said.split(" stopped early; 0 failed")[0].split()[-1])
@@ -40,6 +40,8 @@ def test_what_lags_behind_is_stopped_and_stays_so(written, rule) -> None:
     assert stopped >= 1 and done >= 1 and stopped + done == 6
     database = sweep.output / "mlflow.db"
     assert runs(database) == {"experiment FINISHED": done, "experiment KILLED": stopped, "sweep FINISHED": 1}
+    if rule == "median":  # once is enough for what comes after
+        return
     assert f"{done} of 6 experiments done, {done} of them before; {stopped} stopped early; 0 failed; 0 train" in (
         Driver(arguments).wait()
     )
@@ -97,7 +99,7 @@ def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(writ
     (tmp_path / "out").mkdir()
     head = Node()
     other = Node(head.address, own=tmp_path / "out")
-    words = [*written("seeds: [0, 1, 2, 3]\n"), "recipe.epochs=20", f"store={objects}"]
+    words = [*written("seeds: [0, 1, 2, 3]\n"), "recipe.epochs=5", f"store={objects}"]
     try:
         sweep = Driver([*words, "cluster=ray", f"cluster.address={head.address}"])
         said = sweep.wait()
@@ -107,7 +109,7 @@ def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(writ
     assert "4 of 4 experiments done, 0 of them before; 0 failed; 4 trainings" in said
     assert len(sweep.results()) == 4 and 0 < fits(sweep.output) < 4  # the other node's states were not needed here
     assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 4, "sweep FINISHED": 1}
-    assert epochs_recorded(sweep.output / "mlflow.db") == [20] * 4
+    assert epochs_recorded(sweep.output / "mlflow.db") == [5] * 4
     elsewhere = [word if not word.startswith("output=") else f"output={tmp_path / 'new' / 'out'}" for word in words]
     (tmp_path / "new").mkdir()
     assert "4 of 4 experiments done, 4 of them before; 0 failed; 0 trainings" in Driver(elsewhere).wait()

@@ -39,7 +39,7 @@ def run_trials(board: Board, folder: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
     tree = _tree(board, folder)
-    fit = concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    fit = max(1, concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(fit)  # its 1 starts one process after another
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(

@@ -47,7 +47,7 @@ def require_room(sweep: Sweep, nodes: list[Amounts], dashboard: bool) -> None:
             f"one experiment asks for {resources.workers} workers of {_amounts(worker_of(sweep))} each, but the nodes "
             f"of this cluster have {there}: lower resources.workers, resources.cpus or resources.gpus"
         )
-    if sweep.stop.rule != "none" and not dashboard:
+    if resources.across_nodes and sweep.stop.rule != "none" and not dashboard:
         raise UserError(
             "resources.across_nodes with stop.rule needs a cluster with its dashboard (cluster.dashboard=true, or "
             "ray start --head --include-dashboard=true): without it Ray leaves the workers of what it stops running"
