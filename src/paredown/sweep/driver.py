@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paredown.sweep.board import Board
-from paredown.sweep.file import Stop
+from paredown.sweep.file import Search, Stop
 from paredown.sweep.room import concurrent, resources_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run_trials(board: Board, folder: Path) -> None:
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
-    tree = _tree(board, folder)
+    tree = _tree(board, sweep.search, folder)
     fit = max(1, concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(fit)  # its 1 starts one process after another
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
@@ -64,11 +64,11 @@ def run_trials(board: Board, folder: Path) -> None:
         tuner.fit()
 
 
-def _tree(board: Board, folder: Path) -> Tree:
-    if board.plan.sweep.search:
+def _tree(board: Board, search: Search | None, folder: Path) -> Tree:
+    if search:
         from paredown.sweep.search import SearchTree  # Optuna: a second that a grid need not wait
 
-        return SearchTree(board, board.plan.sweep.search, folder)
+        return SearchTree(board, search, folder)
     from paredown.sweep.tree import Tree
 
     return Tree(board)
