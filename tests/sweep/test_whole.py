@@ -32,7 +32,7 @@ def test_4_decays_and_6_energies_make_29_fits_on_ray(written) -> None:
 @pytest.mark.parametrize("rule", ["asha", "median"])
 def test_what_lags_behind_is_stopped_and_stays_so(written, rule) -> None:
     text = f"grid: {{recipe.learning_rate: [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6]}}\nstop: {{rule: {rule}, grace: 2}}\n"
-    arguments = [*written(text), "recipe.epochs=8", "latency.seconds=0.001"]
+    arguments = [*written(text), "recipe.epochs=5", "latency.seconds=0.001"]
     sweep = Driver(arguments)
     said = sweep.wait()
     stopped = int(said.split(" stopped early; 0 failed")[0].split()[-1])

@@ -112,7 +112,7 @@ class Records:
                 if not self.parent.send() or self.parent.run_id is None:
                     raise NotSent("the parent run waits")
                 self._adopted = self._children() if self._adopted is None else self._adopted
-                for key in [*self.board.results, *self.board.failed, *self.board.running]:
+                for key in [*self.board.results, *self.board.failed, *self.board.stopped, *self.board.running]:
                     if key not in self._sent:
                         self._send_one(key)
         except NotSent as error:
