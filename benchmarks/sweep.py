@@ -4,7 +4,8 @@
 
 Every part runs in a process of its own, on the embedded digits. `start`: seconds from the command to the first trial.
 `trials`: experiments that train next to nothing, in reused actors and not. `plain`: trials that do nothing, through our
-searcher and through plain Ray Tune. `replay`: a finished sweep of 200 experiments, asked for again.
+searcher and through plain Ray Tune, and ones that import Lightning, through ours. `replay`: a finished sweep of 200
+experiments, asked for again.
 """
 
 from __future__ import annotations
@@ -44,14 +45,19 @@ def start(folder: Path, cluster: list[str], trials: int) -> list[dict]:
     command, output = _command(folder / "start", 1, cluster)
     began = time.perf_counter()
     with subprocess.Popen(command, **_quiet()) as process:
-        while not list(output.glob("experiments/*/.lock")):
-            time.sleep(0.02)
-        prepared = time.perf_counter() - began
-        while not list(output.glob("experiments/*/tracking")):
-            time.sleep(0.02)
-        entered = time.perf_counter() - began
+        seconds = {}
+        for name, there in (
+            ("handed to Ray (s)", lambda: list(output.glob("experiments/*/.lock"))),
+            ("trial entered (s)", _in_a_trial),
+            ("first record of a trial (s)", lambda: list(output.glob("experiments/*/tracking"))),
+        ):
+            while not there():
+                if process.poll() is not None:
+                    raise SystemExit(f"the sweep ended too early: {' '.join(command)}")
+                time.sleep(0.05)
+            seconds[name] = round(time.perf_counter() - began, 1)
         memory = _memory(process.pid)
-    return [{"handed to Ray (s)": prepared, "first record of a trial (s)": entered, "memory (GB)": memory}]
+    return [seconds | {"memory (GB)": memory}]
 
 
 def trials(folder: Path, cluster: list[str], count: int) -> list[dict]:
@@ -67,7 +73,7 @@ def replay(folder: Path, cluster: list[str], _: int) -> list[dict]:
 
 
 def plain(folder: Path, cluster: list[str], count: int) -> list[dict]:
-    return [json.loads(_in_process(kind, count)) for kind in ("ours", "tune")]
+    return [json.loads(_in_process(kind, count)) for kind in ("ours", "tune", "ours, with Lightning")]
 
 
 def _in_process(kind: str, count: int) -> str:
@@ -78,7 +84,7 @@ def _in_process(kind: str, count: int) -> str:
 
 
 def nothing(kind: str, count: int) -> None:
-    """Trials that do nothing, by our searcher or by Tune's own, with the same settings."""
+    """Trials that do nothing, or import Lightning, by our searcher or by Tune's own, with the same settings."""
     sys.path.insert(0, str(ROOT / "src"))
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT / "src")}
     import ray
@@ -89,7 +95,7 @@ def nothing(kind: str, count: int) -> None:
     from paredown.sweep.file import load
     from paredown.sweep.planning import plan
 
-    os.environ |= driver.ENVIRONMENT
+    os.environ |= driver.ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": "2"}  # as the driver does on two CPUs
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a.yaml").write_text(FILE.replace("SEEDS", ", ".join(map(str, range(count)))))
         board = Board(plan(load([f"sweep={folder}/a.yaml", f"output={folder}/out", "tracking=off"])))
@@ -99,10 +105,12 @@ def nothing(kind: str, count: int) -> None:
         )
 
         def trial(settings: dict) -> None:
+            if "Lightning" in kind:
+                import pytorch_lightning  # noqa: F401
             tune.report({"result": "{}", "trained": []})
 
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=2)
-        ours = kind == "ours"
+        ours = kind.startswith("ours")
         began = time.perf_counter()
         tune.Tuner(
             tune.with_resources(trial, {"cpu": 1}),
@@ -127,6 +135,17 @@ def _command(folder: Path, count: int, more: list[str]) -> tuple[list[str], Path
     (folder / "bench.yaml").write_text(FILE.replace("SEEDS", ", ".join(map(str, range(count)))))
     output = folder / "out"
     return [sys.executable, str(SWEEP), f"sweep={folder}/bench.yaml", f"output={output}", *more], output
+
+
+def _in_a_trial() -> bool:
+    """Whether a process of this machine is inside a trial: Ray names it so. Nobody else may sweep meanwhile."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::ImplicitFunc.train"):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _quiet() -> dict:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "paredown"
 LEVELS = [
     {"errors", "figures", "frontier", "published"},
     {"plan", "command"},
-    {"blueprint", "distributed", "config", "store", "tracking"},
+    {"blueprint", "distributed", "config", "bucket", "store", "tracking"},
     {"report"},
     {"layers", "models", "data"},
     {"cost", "surgery", "correlation", "description_length", "locality"},

@@ -70,3 +70,46 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write to output folder .*output=FOLDER"):
         open_store(tmp_path / "file" / "store")
+
+
+def in_bucket(tmp_path: Path, machine: str) -> Store:
+    """The store of one of several machines that share nothing but objects."""
+    return open_store(tmp_path / machine, f"file://{tmp_path}/bucket")
+
+
+def test_machines_that_share_a_bucket_alone_have_each_others_states(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("paredown.bucket.FRESH", 0.0)
+    one, other = in_bucket(tmp_path, "one"), in_bucket(tmp_path, "other")
+    network = blueprint.create(ARCHITECTURE, (1, 8, 8))
+    assert not other.has("abc")
+    one.put(network, RECORD)
+    assert [path.name for path in (tmp_path / "bucket" / "states").iterdir()] == ["abc.tar"]
+    assert other.has("abc") and not list((tmp_path / "other").rglob("stage.json"))  # asked, not brought
+    assert other.record("abc") == RECORD
+    own, back = network.module.state_dict(), other.read("abc").module.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in back.items())
+
+
+def test_a_state_made_before_there_was_a_bucket_goes_there(tmp_path: Path) -> None:
+    open_store(tmp_path / "one").put(blueprint.create(ARCHITECTURE, (1, 8, 8)), RECORD)
+    assert in_bucket(tmp_path, "one").has("abc") and in_bucket(tmp_path, "other").record("abc") == RECORD
+
+
+def test_one_machine_at_a_time_makes_a_stage_and_has_an_experiment(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("paredown.bucket.FRESH", 0.0)
+    one, other = in_bucket(tmp_path, "one"), in_bucket(tmp_path, "other")
+    here, there = (store.root / "experiments" / "e" for store in (one, other))
+    with one.lock("abc"), one.alone(here):
+        assert other.busy("abc") and other.held(there) and not other.busy("def")
+        (here / "result.json").write_text("{}")
+    assert not other.busy("abc") and not other.held(there)
+    other.pull(there)
+    assert (there / "result.json").read_text() == "{}"
+
+
+def test_what_cannot_reach_the_bucket_is_not_kept_here_either(tmp_path: Path, monkeypatch) -> None:
+    store = in_bucket(tmp_path, "one")
+    monkeypatch.setattr(store.bucket, "put", lambda path, name: (_ for _ in ()).throw(OSError("no route to host")))
+    with pytest.raises(OSError, match="no route"):
+        store.put(blueprint.create(ARCHITECTURE, (1, 8, 8)), RECORD)
+    assert not store.has("abc")

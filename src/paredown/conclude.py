@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from paredown import __version__, blueprint
+from paredown import __version__
 from paredown.control import Control
 from paredown.correlation import layer_correlations
 from paredown.cost import compare, count
@@ -159,9 +159,8 @@ def figures(experiment: Experiment, network: Network) -> dict[str, Any]:
     costs = {"dense": experiment.dense_cost, "deployed": count(network.module, network.input_shape)}
     macs = {label: {layer.name: layer.macs for layer in cost.layers} for label, cost in costs.items()}
     curves = {experiment.config["control"] or experiment.names["method"]: layer_correlations(network.module)}
-    dense = experiment.store.folder(experiment.dense_key)
     if experiment.dense_key != experiment.steps[-1].key and experiment.store.has(experiment.dense_key):
-        curves["dense"] = layer_correlations(blueprint.load(dense))
+        curves["dense"] = layer_correlations(experiment.store.read(experiment.dense_key).module)
     return experiment.method.figures(experiment.outcomes()) | {
         "filter_correlation": per_layer(curves, "Filter correlation (low: little redundancy)", "mean |correlation|"),
         "macs_per_layer": per_layer(macs, "Multiply-adds per layer", "MACs", log=True),

@@ -72,12 +72,25 @@ def require_agreement(module: nn.Module, after: str) -> None:
     """Raise RankMismatchError unless all ranks hold tensors of the same names and shapes, and the same masks."""
     if not dist.is_initialized():
         return
-    own = torch.frombuffer(bytearray(_fingerprint(module)), dtype=torch.uint8)
+    if other := _others(_fingerprint(module)):
+        raise RankMismatchError(f"after {after}: ranks {other} hold other shapes or masks than rank 0")
+
+
+def all_have(path: Path) -> bool:
+    """Whether the file `path` is there, on every rank the same: nodes may share no folder."""
+    there = path.is_file()
+    if not dist.is_initialized():
+        return there
+    content = hashlib.sha256(path.read_bytes() if there else b"").digest()
+    return not _others(content) and there
+
+
+def _others(digest: bytes) -> list[int]:
+    """The ranks whose `digest`, of 32 bytes, is not rank 0's."""
+    own = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
     gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, own)
-    other = [r for r, theirs in enumerate(gathered) if not torch.equal(theirs, gathered[0])]
-    if other:
-        raise RankMismatchError(f"after {after}: ranks {other} hold other shapes or masks than rank 0")
+    return [r for r, theirs in enumerate(gathered) if not torch.equal(theirs, gathered[0])]
 
 
 def _fingerprint(module: nn.Module) -> bytes:

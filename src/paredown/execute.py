@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 
 from paredown import blueprint, distributed
 from paredown.config import compose
@@ -72,6 +71,8 @@ def _run_in_processes(experiment: Experiment, overrides: list[str]) -> Result:
 
 def finished(experiment: Experiment) -> bool:
     """Whether the result of `experiment` is there, and the state that it speaks of."""
+    if not (experiment.folder / RESULT).is_file():
+        experiment.store.pull(experiment.folder)
     return (experiment.folder / RESULT).is_file() and experiment.store.has(experiment.steps[-1].key)
 
 
@@ -87,19 +88,19 @@ def stored_result(experiment: Experiment) -> Result:
 
 def carry_out(experiment: Experiment, watch: Watch | None = None) -> Result:
     """Run what is missing of `experiment`, on every rank; rank 0 measures and records. `watch(step, epoch, row)` is
-    called there after every epoch that is trained, not for those that the store has."""
+    called on each after every epoch that is trained, not for those that the store has."""
     watch = watch or (lambda step, epoch, row: None)
     if distributed.rank():
         _walk(experiment, lambda row, step: None, watch)
         distributed.barrier()
         return Result({}, experiment.store.folder(experiment.steps[-1].key), experiment.folder, None)
-    with _alone(experiment):
+    with experiment.store.alone(experiment.folder):  # a second process waits and finds the result
         if not distributed.launched() and finished(experiment):  # by the process that held the lock
             return stored_result(experiment)
         tell_precision(experiment.config["recipe"]["precision"], experiment.device)
         tracker = _tracker(experiment)
         with _recorded(experiment, tracker):
-            network, history = _walk(experiment, _reporter(tracker), watch)
+            network, history = _walk(experiment, _reporter(experiment, tracker), watch)
             result = _conclude(experiment, network, history, tracker)
         distributed.barrier()
     return result
@@ -151,6 +152,7 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
                 values = (step.key, step.parent, describe(stage), experiment.seed, step.data.key)
                 store.put(network, Record(*values, seconds, history, notes))
         distributed.barrier()
+    store.refresh()
     if not store.has(step.key):
         raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
     return store.read(step.key)
@@ -190,14 +192,6 @@ def _conclude(experiment: Experiment, network: Network, history: list[Row], trac
 
 
 @contextmanager
-def _alone(experiment: Experiment) -> Iterator[None]:
-    """One process at a time in the experiment's folder: a second one waits and finds the result."""
-    experiment.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(experiment.folder / ".lock"):
-        yield
-
-
-@contextmanager
 def _recorded(experiment: Experiment, tracker: Tracker) -> Iterator[None]:
     from paredown.conclude import environment, tags
 
@@ -223,9 +217,10 @@ def _tracker(experiment: Experiment) -> Tracker:
     return Tracker(experiment.folder, settings["uri"], settings["experiment"])
 
 
-def _reporter(tracker: Tracker) -> Callable[[Row, int], None]:
+def _reporter(experiment: Experiment, tracker: Tracker) -> Callable[[Row, int], None]:
     def report(row: Row, step: int) -> None:
         tracker.metrics(row, step)
         tracker.send()
+        experiment.store.push(experiment.folder)
 
     return report

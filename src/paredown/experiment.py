@@ -170,8 +170,12 @@ def prepare(config: Mapping[str, Any], opened: Callable[[Mapping[str, Any]], Ima
 
     Raises UserError for whatever is wrong with it.
     """
+    if "://" in str(config["output"]):
+        raise UserError(
+            f"output={config['output']} is no folder: name it as store=, and a folder of this machine as output="
+        )
     output = Path(config["output"]).expanduser().resolve()
-    store = open_store(output / "store")
+    store = open_store(output / "store", config["store"])
     target = _target(config)
     method: Method = make(get_class(config["method"]["_target_"]), _arguments(config["method"]), "method")
     machine = make(Machine, config["trainer"], "trainer")

@@ -17,7 +17,7 @@ from paredown.published.settings import overrides, rows
 
 # What a user may set without asking another question than the row's.
 HARMLESS = (
-    *("seed", "seeds", "output", "trainer", "tracking", "latency", "deploy"),
+    *("seed", "seeds", "output", "store", "trainer", "tracking", "latency", "deploy"),
     *("dataset.root", "dataset.cache", "reproduce"),
 )
 NOT_COMPARABLE = "not comparable"

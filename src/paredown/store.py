@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from paredown import blueprint
+from paredown.bucket import EXPIRY, PAUSE, Bucket, open_bucket
 from paredown.errors import UserError
 from paredown.plan import Network
 
-RECORD = "stage.json"
+log = logging.getLogger("paredown")
+RECORD, STATES = "stage.json", "states"
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,28 @@ class Record:
 
 
 class Store:
-    """A folder of states, `<key[:2]>/<key>/`. Several processes may share it: see `lock`."""
+    """A folder of states, `<key[:2]>/<key>/`. Several processes may share it: see `lock`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    With a `bucket` it is the cache of one: each state is an object there too, `states/<key>.tar`, and what counts is
+    what lies there. So are the folders of experiments and sweeps, see `push`.
+    """
+
+    def __init__(self, root: Path, bucket: Bucket | None = None) -> None:
+        self.root, self.bucket = root, bucket
 
     def folder(self, key: str) -> Path:
-        """Where the state of `key` lies, or will lie."""
-        return self.root / key[:2] / key
+        """Where the state of `key` lies, brought here if need be, or will lie."""
+        folder = self._folder(key)
+        if self.bucket and not self._here(key):
+            with tempfile.TemporaryDirectory(dir=self._room(key)) as place:
+                packed, unpacked = Path(place) / "state.tar", Path(place) / "state"
+                if self.bucket.get(_object(key), packed):
+                    with tarfile.open(packed) as tar:
+                        tar.extractall(unpacked, filter="data")
+                    with FileLock(self._lock_file(key).with_suffix(".fetch")):
+                        if not self._here(key):
+                            unpacked.replace(folder)
+        return folder
 
     @property
     def shared(self) -> Path:
@@ -51,7 +70,18 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether the stage of `key` is finished."""
-        return (self.folder(key) / RECORD).is_file()
+        if self.bucket is None:
+            return self._here(key)
+        there = f"{key}.tar" in self.bucket.names(STATES)
+        if not there and self._here(key):  # made before there was a bucket
+            self._publish(self._folder(key), key)
+            return True
+        return there
+
+    def refresh(self) -> None:
+        """Ask the bucket anew from here on, which is otherwise believed for a second."""
+        if self.bucket:
+            self.bucket.forget()
 
     def record(self, key: str) -> Record:
         """What made the state of `key`."""
@@ -66,8 +96,8 @@ class Store:
 
     def workplace(self, key: str) -> Path:
         """A folder for what the unfinished stage of `key` must keep; `put` removes it."""
-        folder = self.root / key[:2] / f"{key}.unfinished"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._room(key) / f"{key}.unfinished"
+        folder.mkdir(exist_ok=True)
         return folder
 
     def put(self, network: Network, record: Record) -> None:
@@ -78,13 +108,16 @@ class Store:
         temporary.mkdir()
         blueprint.save(network, temporary)
         blueprint.write_text(temporary / RECORD, json.dumps(asdict(record), indent=1))
-        temporary.replace(self.folder(record.key))
+        if self.bucket:
+            self._publish(temporary, record.key)
+        if not self._here(record.key):  # it may have come from the bucket, where another took this one for dead
+            temporary.replace(self._folder(record.key))
         shutil.rmtree(workplace)
 
     @contextmanager
-    def lock(self, key: str, waiting: Any = None) -> Iterator[None]:
-        """Hold `key` alone among all processes; the system frees it when the holder dies. `waiting()` is called once
-        if another holds it."""
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold `key` alone among all processes; it is free again when the holder dies (in a bucket: a minute later).
+        `waiting()` is called once if another holds it."""
         lock = FileLock(self._lock_file(key))
         try:
             lock.acquire(blocking=False)
@@ -93,26 +126,95 @@ class Store:
                 waiting()
             lock.acquire()
         try:
-            yield
+            with self.bucket.hold(key, waiting) if self.bucket else nullcontext():
+                self.refresh()  # the holder before us may have made it
+                yield
         finally:
             lock.release()
 
     def busy(self, key: str) -> bool:
         """Whether a process holds `key` at this moment."""
+        return _locked(self._lock_file(key)) or (self.bucket is not None and self.bucket.held(key))
+
+    @contextmanager
+    def alone(self, folder: Path, timeout: float = -1) -> Iterator[None]:
+        """Hold the `folder` of an experiment or a sweep, as the bucket has it, alone among all processes, and leave
+        it in the bucket as it is then. Timeout where another process holds it here for so many seconds, or elsewhere
+        so long that it must be alive."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=timeout), self._held(folder, timeout):
+            self.refresh()
+            if self.bucket:
+                self.bucket.pull(_name(folder), folder)
+            try:
+                yield
+            finally:
+                if self.bucket:
+                    self.bucket.push(folder, _name(folder))
+
+    def held(self, folder: Path) -> bool:
+        """Whether a process has the `folder` of an experiment or a sweep in hand."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return _locked(folder / ".lock") or (self.bucket is not None and self.bucket.held(_owner(folder)))
+
+    def push(self, folder: Path) -> None:
+        """Leave the `folder` of an experiment or a sweep in the bucket, where there is one, as it is now. Where that
+        fails, `alone` does it in the end."""
+        if self.bucket:
+            try:
+                self.bucket.push(folder, _name(folder))
+            except OSError as error:
+                log.warning("%s waits to be stored: %s", folder, error)
+
+    def pull(self, folder: Path) -> None:
+        """Bring the `folder` of an experiment or a sweep here, where there is a bucket and nobody here works on it."""
+        if self.bucket is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self._lock_file(key), blocking=False):
-                return False
+            with FileLock(folder / ".lock", blocking=False):
+                self.bucket.pull(_name(folder), folder)
         except Timeout:
-            return True
+            return
+
+    def drop(self, folder: Path, key: str | None) -> None:
+        """Free the `folder` of an experiment and its stage `key` in the bucket: who held them is known to be dead."""
+        if self.bucket:
+            for name in filter(None, (_owner(folder), key)):
+                self.bucket.drop(name)
+
+    def _held(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
+        if self.bucket is None:
+            return nullcontext()
+        return self.bucket.hold(_owner(folder), timeout=timeout if timeout < 0 else max(timeout, EXPIRY + 2 * PAUSE))
+
+    def _publish(self, folder: Path, key: str) -> None:
+        assert self.bucket is not None
+        with tempfile.TemporaryDirectory(dir=self._room(key)) as place:
+            packed = Path(place) / "state.tar"
+            with tarfile.open(packed, "w") as tar:
+                for path in sorted(folder.iterdir()):
+                    tar.add(path, path.name)
+            self.bucket.put(packed, _object(key))
+
+    def _here(self, key: str) -> bool:
+        return (self._folder(key) / RECORD).is_file()
+
+    def _folder(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+    def _room(self, key: str) -> Path:
+        room = self.root / key[:2]
+        room.mkdir(parents=True, exist_ok=True)
+        return room
 
     def _lock_file(self, key: str) -> Path:
-        path = self.root / key[:2] / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self._room(key) / f"{key}.lock"
 
 
-def open_store(root: Path) -> Store:
-    """The store below `root`, made if it is not there. UserError where nothing can be written."""
+def open_store(root: Path, url: str | None = None) -> Store:
+    """The store below `root`, made if it is not there, the cache of the objects at `url` if one is given. UserError
+    where nothing can be written."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / ".writable"
@@ -122,4 +224,25 @@ def open_store(root: Path) -> Store:
         raise UserError(
             f"cannot write to output folder {root}: {error.strerror} (choose another: output=FOLDER)"
         ) from error
-    return Store(root)
+    return Store(root, open_bucket(url) if url else None)
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _object(key: str) -> str:
+    return f"{STATES}/{key}.tar"
+
+
+def _name(folder: Path) -> str:
+    """`experiments/NAME` or `sweeps/NAME`, as below the output folder."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _owner(folder: Path) -> str:
+    return _name(folder).replace("/", "-")

@@ -16,13 +16,20 @@ from driving import TOKEN, descendants
 
 from mlflow_server import free_port
 
-ENVIRONMENT = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of what a job calls `python`
+    ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    return os.environ | ray | {"PATH": path}
 
 
 class Node:
-    """One node with `cpus`: the head of a new cluster, or a member of the one at `address`."""
+    """One node with `cpus`: the head of a new cluster, with a dashboard at `jobs` if asked for, or a member of the one
+    at `address`. What others see in the folder `own` it does not, and the other way round."""
 
-    def __init__(self, address: str | None = None, cpus: int = 1) -> None:
+    def __init__(
+        self, address: str | None = None, cpus: int = 1, dashboard: bool = False, own: Path | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="r"))
         self.address = address or f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
@@ -31,9 +38,14 @@ class Node:
             command += [f"--address={address}"]
         else:
             port = self.address.rpartition(":")[2]
-            command += ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+            command += ["--head", f"--port={port}", f"--temp-dir={self.folder}"]
+            self.jobs = f"http://127.0.0.1:{free_port()}"
+            command += [f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={self.jobs.split(':')[2]}"]
+        if own:
+            hidden = f'mount -t tmpfs tmpfs {own} && exec "$@"'
+            command = ["unshare", "-m", "sh", "-c", hidden, "sh", *command]
         self.log = (self.folder / "log").open("w")
-        self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(command, env=environment(), stdout=self.log, stderr=self.log)
         until = time.monotonic() + 90
         while "Ray runtime started" not in (text := (self.folder / "log").read_text()):
             assert self.process.poll() is None and time.monotonic() < until, text

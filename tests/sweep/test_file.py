@@ -78,7 +78,10 @@ MISTAKES = {
     ("", "cluster.adress=x"): "cluster.adress is no setting of Cluster: did you mean address?",
     ("grid: {sparsity: [0.8, 0.999]}", "method=ssc"): "sparsity=0.999:",
     ("", "trainer=ddp"): "resources.workers",
-    ("grid: {output: [/tmp/a, /tmp/b]}",): "one output folder",
+    ("grid: {output: [/tmp/a, /tmp/b]}",): "a sweep has one output, this one asks for /tmp/a, /tmp/b",
+    ("grid: {output: ['s3://b/x']}",): "output=s3://b/x is no folder: name it as store=",
+    ("", "store=sss://b/x"): "store=sss://b/x is no address: ValueError: Protocol not known: sss",
+    ("", "resources.across_nodes=true"): "resources.across_nodes=True (for 2 resources.workers or more)",
 }
 
 

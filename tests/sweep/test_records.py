@@ -7,10 +7,11 @@ from driving import LONG, Driver, children, epochs_recorded, runs
 
 from mlflow_server import Server
 from paredown.sweep.board import Board
-from paredown.sweep.file import load
+from paredown.sweep.file import Resources, load
 from paredown.sweep.planning import plan
 from paredown.sweep.records import Records
 from paredown.sweep.work import perform, specification
+from paredown.tracking.tracker import Tracker
 
 
 @pytest.mark.slow
@@ -39,10 +40,21 @@ def test_a_sweep_is_a_parent_with_its_experiments_as_children(written, tmp_path)
         records = Records(board, folder)
         for planned in board.waiting:
             run = board.start(planned)
-            perform(specification(planned, 1, 1), lambda report: None)
+            perform(specification(planned, Resources()), lambda report: None)
             board.finish(run, {"final/top1": 50.0}, [])
         records.close("FINISHED")
     database = tmp_path / "out" / "mlflow.db"
     assert runs(database) == {"experiment FINISHED": 2, "sweep FINISHED": 1} and children(database) == 2
     assert epochs_recorded(database) == [2, 2]
     assert (folder / "results.csv").read_text().count("\n") == 3 and "seed=1" in (folder / "sweep.json").read_text()
+
+
+def test_what_was_stopped_early_is_recorded_as_killed(written, tmp_path) -> None:
+    board = Board(plan(load(written("seeds: [0]\n"))))
+    records = Records(board, tmp_path / "out" / "sweeps" / "tiny")
+    (planned,) = board.waiting
+    board.start(planned)
+    Tracker(planned.experiment.folder, None).start("tiny", {}, {})  # as its worker did, before the rule ended it
+    board.stop(planned)
+    records.close("FINISHED")
+    assert runs(tmp_path / "out" / "mlflow.db") == {"experiment KILLED": 1, "sweep FINISHED": 1}

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 # Parameters that do not make another setting: where it ran, what it was called, and the seed.
-ELSEWHERE = ("seed", "output", "trainer.", "tracking.", "names.", "dataset.root", "dataset.cache", "latency.seconds")
+PLACES = ("output", "store", "trainer.", "tracking.", "dataset.root", "dataset.cache")
+ELSEWHERE = (*PLACES, "seed", "names.", "latency.seconds")
 TOLD = ("sparsity", "speed_up", "control")  # in words of their own
 CONTROL = "control"
 

@@ -14,6 +14,9 @@ from paredown.sweep.planning import Plan, Planned, controls, work
 Row = dict[str, float]
 
 
+LISTING = "sweep.json"  # of the sweep's folder: its experiments, and what became of them
+
+
 @dataclass
 class Run:
     """An experiment that has been handed to Ray."""
@@ -44,6 +47,7 @@ class Board:
         self.running: dict[str, Run] = {}
         self.reused: set[str] = set()
         self.trained: list[str] = []  # the keys of the stages that this sweep trained
+        self._before = _stopped_before(plan)
         self.started = time.monotonic()
         self._trained_images = 0.0
         self._controlled: set[str] = set()  # the experiments whose controls are there
@@ -56,6 +60,8 @@ class Board:
         if planned.finished:
             self.results[key] = json.loads((planned.experiment.folder / RESULT).read_text())
             self.reused.add(key)
+        elif key in self._before:
+            self.stopped.add(key)
         self.planned[key] = planned
 
     @property
@@ -161,3 +167,11 @@ class Board:
             run.told.get("images", 0) for run in list(self.running.values()) if run.told.get("key") in open_steps
         )
         return (work(open_steps.values()) - begun) * spent / self._trained_images
+
+
+def _stopped_before(plan: Plan) -> set[str]:
+    """The keys of what the same rule ended early when this command last ran."""
+    path = plan.folder / LISTING
+    if plan.sweep.stop.rule == "none" or not path.is_file():
+        return set()
+    return {entry["key"] for entry in json.loads(path.read_text())["experiments"] if entry["state"] == "stopped"}

@@ -9,12 +9,15 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from paredown.errors import UserError
-from paredown.sweep.driver import resources_of
 from paredown.sweep.file import Sweep
+from paredown.sweep.room import require_room
 
 SOURCE = Path(__file__).parents[2]
 REPOSITORY = SOURCE.parent
@@ -23,20 +26,42 @@ LEFT_OUT = [".git", ".venv", "/outputs", "/data", "/docs", "/tests", "/benchmark
 PROBE = 5.0  # seconds to wait for an address to answer
 
 
+Link = Callable[[], str | None]
+
+
+@contextmanager
+def connecting(sweep: Sweep) -> Iterator[Link]:
+    """Call what this gives to be connected, as by `connect`. A Ray of our own starts at once: that takes three seconds,
+    in which the sweep can be planned."""
+    if sweep.cluster.kind != "local":
+        yield lambda: connect(sweep)
+        return
+    _set_up(local=True)
+    import ray  # noqa: F401 (here, and not while this thread imports torch)
+
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(connect, sweep)
+        try:
+            yield started.result
+        finally:
+            wait([started])
+            disconnect()
+
+
 def connect(sweep: Sweep) -> str | None:
     """Connect this process to the Ray of `sweep.cluster`; the address of its dashboard, where it has one.
 
     Raises UserError where none answers, where it is another Ray or Python, where its token is not ours, and where no
     node has what one experiment asks for.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # left unset, it depends on a file in the home folder
     cluster = sweep.cluster
+    _set_up(cluster.kind == "local")
     context = _start(cluster.dashboard) if cluster.kind == "local" else _join(cluster.address)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
     try:
-        _require_room(sweep)
+        nodes = sys.modules["ray"].nodes()
+        require_room(sweep, [node["Resources"] for node in nodes if node["Alive"]], bool(context.dashboard_url))
     except UserError:
         disconnect()
         raise
@@ -49,11 +74,18 @@ def disconnect() -> None:
         sys.modules["ray"].shutdown()
 
 
+def _set_up(local: bool) -> None:
+    """What Ray reads when it is imported, and what the processes of a Ray of our own inherit."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # left unset, it depends on a file in the home folder
+    if local:
+        if not _has_token():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(SOURCE)]
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(SOURCE), *paths])
+
+
 def _start(dashboard: bool) -> Any:
-    if not _has_token():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # Ray's processes inherit it
     import ray
 
     return ray.init(address="local", include_dashboard=dashboard, **_quiet())
@@ -104,24 +136,6 @@ def _require_answer(address: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"no Ray answers at cluster.address={address}: {reason.lower()}") from error
-
-
-def _require_room(sweep: Sweep) -> None:
-    import ray
-
-    needs = {name.upper(): amount for name, amount in resources_of(sweep).items()}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(node.get(name, 0) >= amount for name, amount in needs.items()) for node in nodes):
-        return
-    best = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
-    raise UserError(
-        f"one experiment asks for {_amounts(needs)} on one node, but the most a node of this cluster has is "
-        f"{_amounts(best)}: lower resources.cpus, resources.gpus or resources.workers"
-    )
-
-
-def _amounts(resources: dict[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}{'' if amount == 1 else 's'}" for name, amount in resources.items())
 
 
 def _one_line(error: Exception) -> str:

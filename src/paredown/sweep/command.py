@@ -60,18 +60,23 @@ def _run(words: list[str], only_plan: bool) -> bool:
     from paredown.sweep.file import load
 
     sweep = load(words)
-    from paredown.sweep.planning import plan  # torch and Lightning: seconds, so not before the file is read
-    from paredown.sweep.tables import show_plan, show_results
-
-    planned = plan(sweep)
     if only_plan:
-        show_plan(planned)
-        return False
-    from paredown.sweep.run import run
+        from paredown.sweep.planning import plan  # torch and Lightning: seconds, so not before the file is read
+        from paredown.sweep.tables import show_plan
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("paredown").setLevel(logging.WARNING)
-    board = run(planned)
+        show_plan(plan(sweep))
+        return False
+    from paredown.sweep.cluster import connecting
+
+    with connecting(sweep) as link:
+        from paredown.sweep.planning import plan
+        from paredown.sweep.run import run
+        from paredown.sweep.tables import show_results
+
+        planned = plan(sweep)
+        logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+        logging.getLogger("paredown").setLevel(logging.WARNING)
+        board = run(planned, link)
     show_results(board)
     _compare(board)
     if (report := planned.folder / "report.html").is_file():

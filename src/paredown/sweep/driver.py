@@ -6,10 +6,14 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paredown.sweep.board import Board
-from paredown.sweep.file import Search, Stop, Sweep
+from paredown.sweep.file import Search, Stop
+from paredown.sweep.room import concurrent, resources_of
+
+if TYPE_CHECKING:
+    from paredown.sweep.tree import Tree
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables: ours say more
@@ -26,21 +30,24 @@ def run_trials(board: Board, folder: Path, search: Search | None = None, stop: S
     """Run on a connected Ray what `board` has waiting, and what `search` adds to it, until each experiment is done, has
     failed or was ended by `stop`. A search keeps what it learnt in `folder`."""
     os.environ.update(ENVIRONMENT)
+    import ray
     from ray import tune
 
-    from paredown.sweep.search import SearchTree
-    from paredown.sweep.tree import Events, Tree
+    from paredown.sweep.tree import Events
     from paredown.sweep.trial import trial
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     sweep = board.plan.sweep
-    tree = SearchTree(board, search, folder) if search else Tree(board)
+    tree = _tree(board, search, folder)
+    fit = max(1, concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]]))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(fit)  # its 1 starts one process after another
     with tempfile.TemporaryDirectory(prefix="paredown-tune-") as place:
         tuner = tune.Tuner(
             tune.with_resources(trial, resources_of(sweep)),
             tune_config=tune.TuneConfig(
                 search_alg=tree,
                 num_samples=-1 if search else len(board.waiting),
+                max_concurrent_trials=fit if sweep.resources.across_nodes else None,
                 scheduler=_scheduler(stop or Stop()),
                 reuse_actors=sweep.reuse_actors,
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
@@ -57,6 +64,16 @@ def run_trials(board: Board, folder: Path, search: Search | None = None, stop: S
         tuner.fit()
 
 
+def _tree(board: Board, search: Search | None, folder: Path) -> Tree:
+    if search:
+        from paredown.sweep.search import SearchTree  # Optuna: a second that a grid need not wait
+
+        return SearchTree(board, search, folder)
+    from paredown.sweep.tree import Tree
+
+    return Tree(board)
+
+
 def _scheduler(stop: Stop) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
@@ -66,10 +83,3 @@ def _scheduler(stop: Stop) -> Any:
     if stop.rule == "asha":
         return ASHAScheduler(**common, grace_period=stop.grace, max_t=NEVER)
     return MedianStoppingRule(**common, grace_period=stop.grace)
-
-
-def resources_of(sweep: Sweep) -> dict[str, float]:
-    """What Ray sets aside for one experiment."""
-    resources = sweep.resources
-    gpus = {"gpu": resources.gpus * resources.workers} if resources.gpus else {}
-    return {"cpu": resources.cpus * resources.workers} | gpus

@@ -23,11 +23,12 @@ CONTROLS: tuple[str, ...] = get_args(ControlKind)
 @dataclass(frozen=True)
 class Resources:
     """What one experiment takes: CPUs, GPUs (0.25: four experiments share one) and, above 1, processes under DDP,
-    each with so many CPUs and GPUs."""
+    each with so many CPUs and GPUs, on one node or, through Ray Train, wherever there is room."""
 
     cpus: float = 1
     gpus: float = 0
     workers: int = 1
+    across_nodes: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Sweep:
                 ("resources.cpus", self.resources.cpus, "above 0", self.resources.cpus > 0),
                 ("resources.gpus", self.resources.gpus, "at least 0", self.resources.gpus >= 0),
                 ("resources.workers", self.resources.workers, "at least 1", self.resources.workers >= 1),
+                ("resources.across_nodes", True, "for 2 resources.workers or more", self._may_spread),
                 ("retries", self.retries, "at least 0", self.retries >= 0),
                 ("controls", list(self.kinds), f"some of {', '.join(CONTROLS)}, or true", {*self.kinds} <= {*CONTROLS}),
                 *_wrong_search(self),
@@ -138,6 +140,10 @@ class Sweep:
         if isinstance(self.controls, bool):
             return CONTROLS if self.controls else ()
         return (self.controls,) if isinstance(self.controls, str) else self.controls
+
+    @property
+    def _may_spread(self) -> bool:
+        return self.resources.workers > 1 or not self.resources.across_nodes
 
 
 @dataclass(frozen=True)

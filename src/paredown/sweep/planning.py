@@ -60,12 +60,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's experiments, each once; none yet where a search will choose them. `output` and `tracking` are those of
-    every one."""
+    """A sweep's experiments, each once; none yet where a search will choose them. `output`, `store` and `tracking`
+    are those of every one."""
 
     sweep: Sweep
     experiments: tuple[Planned, ...]
     output: Path
+    store: Store
     tracking: Mapping[str, Any]
 
     @property
@@ -81,7 +82,7 @@ class Plan:
     @property
     def levels(self) -> list[Level]:
         """The distinct stages by name, in the order they come."""
-        store = Store(self.output / "store")
+        store = self.store
         named: dict[str, list[Step]] = {}
         for step in self.steps.values():
             named.setdefault(step.stage.name, []).append(step)
@@ -114,10 +115,12 @@ def plan(sweep: Sweep) -> Plan:
     else:
         every = list(prepared(sweep, list(points(sweep))))
     experiments = {planned.experiment.key: planned for planned in reversed(every)}  # the command line may merge some
-    if len(folders := {planned.experiment.output for planned in every}) > 1:
-        raise UserError(f"a sweep has one output folder, this one asks for {', '.join(map(str, sorted(folders)))}")
+    for name in ("output", "store"):
+        if len(asked := {str(planned.experiment.config[name]) for planned in every}) > 1:
+            raise UserError(f"a sweep has one {name}, this one asks for {', '.join(sorted(asked))}")
     chosen = () if sweep.search else tuple(reversed(experiments.values()))
-    return Plan(sweep, chosen, folders.pop(), every[0].experiment.config["tracking"])
+    one = every[0].experiment
+    return Plan(sweep, chosen, one.output, one.store, one.config["tracking"])
 
 
 def prepared(sweep: Sweep, asked: Sequence[Point]) -> Iterator[Planned]:

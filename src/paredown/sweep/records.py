@@ -8,13 +8,14 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from paredown.errors import UserError
-from paredown.sweep.board import Board
+from paredown.sweep.board import LISTING, Board
 from paredown.sweep.planning import Planned
-from paredown.tracking.client import check_uri, connect, outages_as
+from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as
 from paredown.tracking.journal import Journal, write_text
 from paredown.tracking.sender import NotSent, Sender
 from paredown.tracking.tracker import PAUSE, Status, Tracker
@@ -36,7 +37,9 @@ class Records:
         self.board, self.folder = board, folder
         self.uri = check_uri(settings["uri"])
         self.parent = Tracker(folder, self.uri, settings["experiment"])
-        self.parent.start(board.plan.sweep.name, {}, {"kind": "sweep", "sweep": board.plan.sweep.name})
+        tags = {"kind": "sweep", "sweep": board.plan.sweep.name}
+        # making a database takes six seconds, which the first trial need not wait for; one that is there may be refused
+        self.parent.start(board.plan.sweep.name, {}, tags, send=self._has_database())
         self._senders: dict[str, Sender] = {}
         self._sent: set[str] = set()  # ended, all sent and adopted
         self._adopted: set[str] | None = None
@@ -69,9 +72,15 @@ class Records:
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT):
+            if not any(run.placed for run in list(self.board.running.values())) and not self.board.results:
+                continue  # Ray is starting: let it have the processor
             self._send()
+            self.board.plan.store.push(self.folder)
             if len(self.board.results) > self._reported and time.monotonic() > self._report_at:
                 self._report(logging.DEBUG)
+
+    def _has_database(self) -> bool:
+        return self.uri is not None and self.uri.startswith(SQLITE) and database_path(self.uri).is_file()
 
     @property
     def report(self) -> Path:
@@ -103,7 +112,7 @@ class Records:
                 if not self.parent.send() or self.parent.run_id is None:
                     raise NotSent("the parent run waits")
                 self._adopted = self._children() if self._adopted is None else self._adopted
-                for key in [*self.board.results, *self.board.failed, *self.board.running]:
+                for key in [*self.board.results, *self.board.failed, *self.board.stopped, *self.board.running]:
                     if key not in self._sent:
                         self._send_one(key)
         except NotSent as error:
@@ -114,6 +123,7 @@ class Records:
         assert self.uri is not None and self._adopted is not None
         ended = key not in self.board.running
         folder = self.board.planned[key].experiment.folder
+        self.board.plan.store.pull(folder)
         sender = self._senders.setdefault(key, Sender(Journal(folder), self.uri))
         waits = bool(sender.journal.read(sender.cursor.offset, 1)[0])
         if waits or sender.cursor.run_id not in self._adopted:
@@ -147,25 +157,35 @@ class Records:
         ]
 
     def _end(self, planned: Planned, status: Status) -> None:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        failed = planned.experiment.key in self.board.failed
+        key, experiment = planned.experiment.key, planned.experiment
+        if key in self.board.running:  # its process was ours, and is gone
+            experiment.store.drop(experiment.folder, next((step.key for step in planned.missing), None))
         try:
-            with FileLock(planned.experiment.folder / ".lock", timeout=GRACE):
-                Tracker(planned.experiment.folder, None).finish("FAILED" if failed else status)
-                self._sent.discard(planned.experiment.key)
+            with experiment.store.alone(experiment.folder, GRACE):
+                own: Status = (
+                    "FAILED" if key in self.board.failed else "KILLED" if key in self.board.stopped else status
+                )
+                Tracker(experiment.folder, None).finish(own)
+                self._sent.discard(key)
         except Timeout:  # another sweep has it in hand
             log.warning("%s is still running elsewhere", planned.label)
 
     def _write(self) -> None:
-        for name, text in (("sweep.json", self._listing()), ("results.csv", self._results())):
+        for name, text in ((LISTING, self._listing()), ("results.csv", self._results())):
             write_text(self.folder / name, text)
             self.parent.text(text, name)
 
     def _listing(self) -> str:
         rows: list[dict[str, Any]] = []
         for key, planned in self.board.planned.items():
-            state = "finished" if key in self.board.results else "failed" if key in self.board.failed else "waiting"
+            groups: dict[str, Container[str]] = {
+                "finished": self.board.results,
+                "failed": self.board.failed,
+                "stopped": self.board.stopped,
+            }
+            state = next((name for name, group in groups.items() if key in group), "waiting")
             entry: dict[str, Any] = {"label": planned.label, "overrides": planned.overrides, "key": key, "state": state}
             entry |= {"folder": planned.experiment.folder.name, "error": self.board.failed.get(key)}
             rows.append(entry | {"stages": [step.key for step in planned.experiment.steps]})

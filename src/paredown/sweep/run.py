@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from paredown.errors import UserError
 from paredown.sweep import cluster
@@ -18,8 +18,9 @@ from paredown.sweep.records import Records
 from paredown.tracking.tracker import Status
 
 
-def run(plan: Plan) -> Board:
-    """Run what is missing of `plan`. Whatever stops it, what was finished is kept and recorded.
+def run(plan: Plan, link: cluster.Link) -> Board:
+    """Run what is missing of `plan` on the Ray that `link` connects to. Whatever stops it, what was finished is kept
+    and recorded.
 
     Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
     """
@@ -27,19 +28,21 @@ def run(plan: Plan) -> Board:
     if not board.open:
         board.add_controls()  # all that was asked for is done: they may be left
     with _alone(plan) as folder:
-        link = cluster.connect(plan.sweep) if board.open else None
+        asked = board.open
+        dashboard = link() if asked else None
         records = Records(board, folder)
         status: Status = "FAILED"
         try:
-            if board.open:
-                with Display(board, link):
+            if asked:
+                with Display(board, dashboard):
                     _run(board, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
-            cluster.disconnect()
+            if asked:  # else one may still be starting
+                cluster.disconnect()
             records.close(status)
     return board
 
@@ -57,9 +60,8 @@ def _run(board: Board, folder: Path) -> None:
 @contextmanager
 def _alone(plan: Plan) -> Iterator[Path]:
     """The sweep's own folder, held by one driver at a time."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(plan.folder / ".lock", blocking=False):
+        with plan.store.alone(plan.folder, timeout=0):
             yield plan.folder
     except Timeout as error:
         raise UserError(f"sweep {plan.sweep.name} is running already (it holds {plan.folder}/.lock)") from error

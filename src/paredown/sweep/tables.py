@@ -86,8 +86,10 @@ def show_results(board: Board) -> None:
     for key, reason in board.failed.items():
         console.print(f"failed: {board.planned[key].label}: {reason}", soft_wrap=True, highlight=False, markup=False)
     counts = f"{len(board.results)} of {board.total} experiments done, {len(board.reused)} of them before"
+    stopped = f"; {len(board.stopped)} stopped early" if board.stopped else ""
     console.print(
-        f"{counts}; {len(board.failed)} failed; {len(board.trained)} trainings (* on the front)", highlight=False
+        f"{counts}{stopped}; {len(board.failed)} failed; {len(board.trained)} trainings (* on the front)",
+        highlight=False,
     )
 
 

@@ -6,7 +6,6 @@ import json
 import time
 from typing import Any
 
-from filelock import FileLock, Timeout
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
@@ -45,8 +44,7 @@ class Tree(Searcher):
             self._looked = time.monotonic()
             return None
         self.runs[trial_id] = self.board.start(chosen)
-        resources = self.board.plan.sweep.resources
-        return {"work": json.dumps(specification(chosen, resources.cpus, resources.workers))}
+        return {"work": json.dumps(specification(chosen, self.board.plan.sweep.resources))}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch is over."""
@@ -65,10 +63,11 @@ class Tree(Searcher):
             self.board.stop(run.planned)
 
     def _is_free(self, planned: Planned, taken: set[str]) -> bool:
-        missing = planned.missing
+        missing, experiment = planned.missing, planned.experiment
         if not missing:
-            return not _held(planned)
-        return missing[0].key not in taken and not planned.experiment.store.busy(missing[0].key) and not _held(planned)
+            return not experiment.store.held(experiment.folder)
+        key, store = missing[0].key, experiment.store
+        return key not in taken and not store.busy(key) and not store.held(experiment.folder)
 
     def _fail(self, planned: Planned, reason: str) -> None:
         missing = planned.missing
@@ -104,13 +103,3 @@ class Events(Callback):
         words = [line.strip() for line in (trial.get_error() or "").splitlines() if line.strip()]
         if words:
             self.tree.board.failed[planned.experiment.key] = f"its process died: {words[-1]}"
-
-
-def _held(planned: Planned) -> bool:
-    """Whether another process has this very experiment in hand."""
-    planned.experiment.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(planned.experiment.folder / ".lock", blocking=False):
-            return False
-    except Timeout:
-        return True

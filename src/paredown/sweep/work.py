@@ -21,12 +21,17 @@ from paredown.errors import UserError
 from paredown.execute import Row, carry_out
 from paredown.experiment import Experiment, Step, prepare
 from paredown.plan import Fit
+from paredown.sweep.file import Resources
 from paredown.sweep.planning import Planned
 
 Report = Callable[[dict[str, Any]], None]
 
 
-def specification(planned: Planned, cpus: float, workers: int) -> dict[str, Any]:
+class WorkerDied(RuntimeError):
+    """A process or node under an experiment is gone: it may be tried again."""
+
+
+def specification(planned: Planned, resources: Resources) -> dict[str, Any]:
     """All that a process anywhere needs to run `planned`, as JSON data: no relative path, nothing left to choose."""
     experiment = planned.experiment
     config = json.loads(json.dumps(experiment.config))
@@ -38,9 +43,14 @@ def specification(planned: Planned, cpus: float, workers: int) -> dict[str, Any]
         config["model"]["weights"] = str(Path(config["model"]["weights"]).absolute())
     config["recipe"]["precision"] = experiment.recipe.precision
     config["tracking"]["uri"] = "off"  # the journal alone: the driver is the only one that writes to MLflow
-    threads = config["trainer"]["threads"] or max(1, int(cpus))
-    config["trainer"] |= {"threads": threads, "devices": workers} | ({"strategy": "ddp"} if workers > 1 else {})
-    return {"config": config, "key": experiment.key}
+    config["trainer"]["threads"] = config["trainer"]["threads"] or max(1, int(resources.cpus))
+    given = {"config": config, "key": experiment.key}
+    if resources.across_nodes:
+        config["trainer"] |= {"devices": 1, "strategy": "ray"}
+        each = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+        return given | {"across": {"workers": resources.workers, "each": each}}
+    config["trainer"] |= {"devices": resources.workers} | ({"strategy": "ddp"} if resources.workers > 1 else {})
+    return given
 
 
 def perform(given: dict[str, Any], report: Report) -> None:
@@ -48,12 +58,18 @@ def perform(given: dict[str, Any], report: Report) -> None:
     what `failed`: what raises would raise again, so only the death of a process is left to Ray to retry."""
     try:
         refresh(given["config"]["trainer"]["threads"])
-        if given["config"]["trainer"]["devices"] > 1:
+        if "across" in given:
+            from paredown.sweep.across import run as run_across
+
+            run_across(given)
+        elif given["config"]["trainer"]["devices"] > 1:
             from paredown.sweep.ranks import run
 
             run(given, report)
         else:
             run_here(given, report)
+    except WorkerDied:
+        raise
     except Exception as error:
         report({"failed": _line(error), "trace": traceback.format_exc()})
 

@@ -65,8 +65,8 @@ class Tracker:
         """Whether there are records that the store has not yet taken."""
         return self._sender is not None and bool(self.journal.read(self._sender.cursor.offset, 1)[0])
 
-    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Begin the run, or go on with it, and send. Nested `params` become dotted names. MLflow never
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], send: bool = True) -> None:
+        """Begin the run, or go on with it, and `send`. Nested `params` become dotted names. MLflow never
         changes a parameter: one that differs from the first start's becomes the tag `resumed/<name>`."""
         flat = {check_name(key): value for key, value in _flatten(params)}
         changed = {f"resumed/{k}": v for k, v in flat.items() if self._params.get(k, v) != v}
@@ -75,7 +75,8 @@ class Tracker:
         every = {"kind": "experiment"} | {check_name(k): str(v) for k, v in tags.items()} | changed
         self.journal.append("start", id=self._id, experiment=self.experiment, name=name, params=fresh, tags=every)
         self._params |= fresh
-        self.send()
+        if send:
+            self.send()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record `values` at `step`, except those recorded there before (by the run this one resumes)."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 
+from paredown import distributed
 from paredown.plan import Context, Fit, Network
 from paredown.training.checkpoint import SafeCheckpointIO
 from paredown.training.machine import device_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from paredown.data.images import ImageData
 
 CHECKPOINT = "last.safetensors"
+RAY = "ray"  # the strategy of ranks that Ray Train started
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -55,7 +57,7 @@ def fit(
     report: Callable[[int, Row], None],
     shared: Path | None = None,
 ) -> list[Row]:
-    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on rank 0;
+    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on every rank;
     `shared` is the folder that hooks find in their context.
 
     `folder` holds the checkpoint: run again after a kill, it goes on there and ends bit-equal on the CPU.
@@ -77,7 +79,7 @@ def fit(
     )
     with quiet():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if distributed.all_have(checkpoint) else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stopped
     network.module.to("cpu")
@@ -90,12 +92,12 @@ def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback]) -> pl.T
             accelerator=machine.accelerator,
             devices=machine.devices,
             num_nodes=machine.nodes,
-            strategy=machine.strategy,
+            strategy=_strategy(machine.strategy),
             sync_batchnorm=machine.sync_batchnorm,
             precision=PRECISIONS[stage.recipe.precision],  # type: ignore[arg-type]
             max_epochs=stage.recipe.epochs,
             gradient_clip_val=stage.recipe.clip_norm,
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(), *_environment(machine.strategy)],
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=False,  # `Progress` shows ours
@@ -104,6 +106,22 @@ def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback]) -> pl.T
             num_sanity_val_steps=0,
             benchmark=True,
         )
+
+
+def _strategy(name: str) -> Any:
+    if name != RAY:
+        return name
+    from ray.train.lightning import RayDDPStrategy
+
+    return RayDDPStrategy()
+
+
+def _environment(strategy: str) -> list[Any]:
+    if strategy != RAY:
+        return []
+    from ray.train.lightning import RayLightningEnvironment
+
+    return [RayLightningEnvironment()]
 
 
 class Keep(pl.callbacks.Checkpoint):
@@ -118,8 +136,7 @@ class Keep(pl.callbacks.Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
         """Report, then perhaps write; rank 0 decides, since clocks differ."""
-        if trainer.is_global_zero:
-            self.report(trainer.current_epoch, module.history[-1])
+        self.report(trainer.current_epoch, module.history[-1])
         due = trainer.strategy.broadcast(time.monotonic() - self.written >= self.seconds)
         if due and not trainer.should_stop and trainer.current_epoch + 1 < module.recipe.epochs:
             trainer.save_checkpoint(self.path)

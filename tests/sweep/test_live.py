@@ -1,0 +1,27 @@
+"""What a person sees while a sweep runs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from paredown.sweep.board import Board
+from paredown.sweep.file import load
+from paredown.sweep.live import Display
+from paredown.sweep.planning import plan
+
+
+def test_the_table_tells_what_runs_what_is_next_the_front_and_where_the_dashboard_is(written) -> None:
+    board = Board(plan(load([*written("seeds: [0, 1, 2]\n"), "tracking=off"])))
+    first, second = board.waiting[:2]
+    run = board.start(first)
+    board.start(second)
+    run.placed = True
+    board.tell(run, {"stage": "train", "epoch": 1, "epochs": 2, "images": 70, "key": first.missing[0].key})
+    board.results |= {"x": {"final/top1": 90.0, "cost/macs": 5e6}, "y": {"final/top1": 80.0, "cost/macs": 2e6}}
+    board.fail(board.waiting[0], "ValueError: too large")
+    console = Console(width=120, record=True)
+    console.print(Display(board, "http://127.0.0.1:8265")._table())
+    lines = console.export_text().splitlines()
+    assert lines[0].startswith("tiny: 2 of 3 done (0 reused), 1 running, 1 failed, best 90.00, ")
+    assert [line.split() for line in lines[2:4]] == [["seed=0", "train", "1/2"], ["seed=1", "next"]]
+    assert lines[4:6] == ["front: 2M 80.00  5M 90.00", "http://127.0.0.1:8265"]

@@ -1,0 +1,116 @@
+"""Whole sweeps on Ray, as a person runs them: the fits counted, rules that stop early, a job, a store of objects."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from driving import ROOT, Driver, environment, epochs_recorded, fits, runs, starts
+from nodes import Node
+
+from mlflow_server import free_port
+
+pytestmark = pytest.mark.slow
+SHORT = ["recipe.epochs=1", "dataset.fraction=0.02", "latency.seconds=0.001"]
+
+
+def test_4_decays_and_6_energies_make_29_fits_on_ray(written) -> None:
+    grid = "grid: {method: [svd_training], method.decay: [0.01, 0.03, 0.1, 0.3], "
+    grid += "method.energy: [0.05, 0.1, 0.2, 0.3, 0.4, 0.5]}\n"
+    sweep = Driver([*written(grid), *SHORT])
+    assert "24 of 24 experiments done, 0 of them before; 0 failed; 29 trainings" in sweep.wait()
+    assert fits(sweep.output) == 1 + 4 + 24 and starts(sweep.output) == [1] * 24
+    records = [json.loads(path.read_text()) for path in sweep.output.glob("store/*/*/stage.json")]
+    assert sorted(len(record["history"]) for record in records if record["history"]) == [1] * 29
+    assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 24, "sweep FINISHED": 1}
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_what_lags_behind_is_stopped_and_stays_so(written, rule) -> None:
+    text = f"grid: {{recipe.learning_rate: [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6]}}\nstop: {{rule: {rule}, grace: 2}}\n"
+    arguments = [*written(text), "recipe.epochs=5", "latency.seconds=0.001"]
+    sweep = Driver(arguments)
+    said = sweep.wait()
+    stopped = int(said.split(" stopped early; 0 failed")[0].split()[-1])
+    done = len(sweep.results())
+    assert stopped >= 1 and done >= 1 and stopped + done == 6
+    database = sweep.output / "mlflow.db"
+    assert runs(database) == {"experiment FINISHED": done, "experiment KILLED": stopped, "sweep FINISHED": 1}
+    if rule == "median":  # once is enough for what comes after
+        return
+    assert f"{done} of 6 experiments done, {done} of them before; {stopped} stopped early; 0 failed; 0 train" in (
+        Driver(arguments).wait()
+    )
+
+
+def test_a_job_submitted_to_a_head_runs_a_sweep(written, tmp_path) -> None:
+    head = Node(dashboard=True)
+    try:
+        shipped = tmp_path / "shipped"
+        for name in ("src", "conf", "sweeps"):
+            shutil.copytree(ROOT / name, shipped / name, ignore=shutil.ignore_patterns("__pycache__"))
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.jobs]
+        command += ["--working-dir", str(shipped), "--", "python", "src/sweep.py", *written("seeds: [0, 1]\n")]
+        ended = subprocess.run(
+            [*command, *SHORT, "cluster=ray"], env=environment(), capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0 and "2 of 2 experiments done" in ended.stdout, ended.stdout + ended.stderr
+        assert "succeeded" in ended.stdout
+    finally:
+        head.kill()
+    assert runs(tmp_path / "out" / "mlflow.db") == {"experiment FINISHED": 2, "sweep FINISHED": 1}
+
+
+@pytest.fixture
+def objects(monkeypatch) -> str:
+    """The URL of a folder in a bucket of an S3 server of one's own."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (keys | {"AWS_ENDPOINT_URL": address}).items():
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    import fsspec
+
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    for _ in range(100):
+        try:
+            fs.mkdir("paredown")
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield "s3://paredown/x"
+    server.kill()
+    server.wait()
+
+
+def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(written, tmp_path, objects) -> None:
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to hide a folder from a process")
+    (tmp_path / "out").mkdir()
+    head = Node()
+    other = Node(head.address, own=tmp_path / "out")
+    words = [*written("seeds: [0, 1, 2, 3]\n"), "recipe.epochs=5", f"store={objects}"]
+    try:
+        sweep = Driver([*words, "cluster=ray", f"cluster.address={head.address}"])
+        said = sweep.wait()
+    finally:
+        other.kill()
+        head.kill()
+    assert "4 of 4 experiments done, 0 of them before; 0 failed; 4 trainings" in said
+    assert len(sweep.results()) == 4 and 0 < fits(sweep.output) < 4  # the other node's states were not needed here
+    assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 4, "sweep FINISHED": 1}
+    assert epochs_recorded(sweep.output / "mlflow.db") == [5] * 4
+    elsewhere = [word if not word.startswith("output=") else f"output={tmp_path / 'new' / 'out'}" for word in words]
+    (tmp_path / "new").mkdir()
+    assert "4 of 4 experiments done, 4 of them before; 0 failed; 0 trainings" in Driver(elsewhere).wait()
+    assert runs(tmp_path / "new" / "out" / "mlflow.db") == {"experiment FINISHED": 4, "sweep FINISHED": 1}
