@@ -41,8 +41,14 @@ def connecting(sweep: Sweep) -> Iterator[Link]:
 
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(connect, sweep)
+
+        def joined() -> str | None:
+            link = started.result()
+            _take_signals_back()
+            return link
+
         try:
-            yield started.result
+            yield joined
         finally:
             wait([started])
             disconnect()
@@ -57,8 +63,7 @@ def connect(sweep: Sweep) -> str | None:
     cluster = sweep.cluster
     _set_up(cluster.kind == "local")
     context = _start(cluster.dashboard) if cluster.kind == "local" else _join(cluster.address)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
+    _take_signals_back()
     try:
         nodes = sys.modules["ray"].nodes()
         require_room(sweep, [node["Resources"] for node in nodes if node["Alive"]], bool(context.dashboard_url))
@@ -66,6 +71,11 @@ def connect(sweep: Sweep) -> str | None:
         disconnect()
         raise
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def _take_signals_back() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put a crash report in its place
 
 
 def disconnect() -> None:
