@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 KINDS = {
-    "random": "as many weights or ranks in each layer, drawn at random",
+    "random": "as many weights (drawn at random) or the same rank (factors started afresh) in each layer",
     "uniform": "one density or one fraction of the rank in every layer",
     "dense": "a dense network of fewer channels",
 }

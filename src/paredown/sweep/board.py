@@ -9,7 +9,8 @@ from typing import Any
 
 from paredown.execute import RESULT
 from paredown.sweep.file import Metrics
-from paredown.sweep.planning import Plan, Planned, controls, work
+from paredown.sweep.planning import Plan, Planned, work
+from paredown.sweep.planning import controls as planned_controls
 
 Row = dict[str, float]
 
@@ -80,7 +81,7 @@ class Board:
         fresh = [planned for key, planned in self.points.items() if key in self.results and key not in self._controlled]
         self._controlled |= {planned.experiment.key for planned in fresh}
         if self.plan.sweep.kinds:
-            for planned in controls(self.plan.sweep, fresh):
+            for planned in planned_controls(self.plan.sweep, fresh):
                 self.add(planned)
 
     @property
@@ -124,7 +125,8 @@ class Board:
     def pairs(self) -> list[tuple[float, float]]:
         """(cost, accuracy) of every experiment that has both; a control is no point of the front."""
         names = (self.metrics.cost, self.metrics.accuracy)
-        found = [row for key, row in list(self.results.items()) if not self.planned[key].control]
+        controls = {key for key, planned in list(self.planned.items()) if planned.control}
+        found = [row for key, row in list(self.results.items()) if key not in controls]
         rows = [[row.get(name) for name in names] for row in found]
         return [(cost, accuracy) for cost, accuracy in rows if cost is not None and accuracy is not None]
 
