@@ -33,9 +33,13 @@ class Driver:
             command = [sys.executable, str(SWEEP), *words]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=self.output.parent)
 
-    def wait(self, code: int = 0, seconds: float = 400) -> str:
+    def wait(self, code: int = 0, seconds: float = 900) -> str:
         """What it printed, after it ended with `code`."""
-        found = self.process.wait(timeout=seconds)
+        try:
+            found = self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()  # or it would slow every test after this one
+            raise
         text = self.log.read_text()
         assert found == code, f"exit code {found}: {text}"
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -106,3 +107,22 @@ def test_another_version_of_ray_is_named(written, monkeypatch) -> None:
         server.listen()
         with pytest.raises(UserError, match=r"not ours to use: Version mismatch.*Ray: 2.0.0 Python: 3.11.7"):
             joining(written, monkeypatch, f"127.0.0.1:{server.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(("slow", "tries"), [(1, 2), (9, 3)])
+def test_a_ray_that_does_not_start_in_time_is_started_again(monkeypatch, slow, tries) -> None:
+    import ray
+
+    tried: list[int] = []
+
+    def init(**settings: object) -> str:
+        tried.append(len(tried))
+        if len(tried) <= slow:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+        return "started"
+
+    monkeypatch.setattr(ray, "init", init)
+    expected = contextlib.nullcontext() if slow < tries else pytest.raises(UserError, match="3 times in a row")
+    with expected:
+        assert cluster._start(dashboard=False) == "started"
+    assert len(tried) == tries

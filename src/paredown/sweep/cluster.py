@@ -23,8 +23,10 @@ SOURCE = Path(__file__).parents[2]
 REPOSITORY = SOURCE.parent
 # What a worker needs of the repository is its code and its configuration; Ray ships at most 500 MiB.
 LEFT_OUT = [".git", ".venv", "/outputs", "/data", "/docs", "/tests", "/benchmarks", "**/__pycache__"]
+STARTS = 3  # tries: on a busy machine Ray gives its own processes too little time
 PROBE = 5.0  # seconds to wait for an address to answer
 
+log = logging.getLogger("paredown")
 
 Link = Callable[[], str | None]
 
@@ -98,7 +100,14 @@ def _set_up(local: bool) -> None:
 def _start(dashboard: bool) -> Any:
     import ray
 
-    return ray.init(address="local", include_dashboard=dashboard, **_quiet())
+    for _ in range(STARTS):
+        try:
+            return ray.init(address="local", include_dashboard=dashboard, **_quiet())
+        except Exception as error:  # Ray has no class of its own for this one
+            if "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start in time, as happens on a busy machine: once more")
+    raise UserError(f"Ray did not start within its 30 seconds, {STARTS} times in a row: is this machine overloaded?")
 
 
 def _join(address: str) -> Any:
