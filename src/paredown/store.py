@@ -217,9 +217,7 @@ def open_store(root: Path, url: str | None = None) -> Store:
     where nothing can be written."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / ".writable"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=root).close()  # of a name of its own: others may ask at the same moment
     except OSError as error:
         raise UserError(
             f"cannot write to output folder {root}: {error.strerror} (choose another: output=FOLDER)"
