@@ -99,6 +99,12 @@ def test_a_holder_that_lives_is_waited_for_and_one_without_a_sign_of_life_is_not
     assert watcher._owners("a") == []
 
 
+def test_an_owner_that_is_seen_just_as_it_is_rewritten_is_no_dead_one(url) -> None:
+    watcher = another(url)
+    create(watcher.fs, f"{watcher.root}/owners/a.0", b"")
+    assert watcher.held("a") and watcher.held("a")
+
+
 def test_a_holder_of_this_machine_that_was_killed_is_known_to_be_dead_at_once(tmp_path) -> None:
     url = f"file://{tmp_path}/b"
     process = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, env=os.environ)

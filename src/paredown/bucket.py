@@ -36,7 +36,7 @@ class Bucket:
     def __init__(self, fs: Any, root: str) -> None:
         self.fs, self.root = fs, root
         self._listed: dict[str, tuple[float, set[str]]] = {}
-        self._beats: dict[str, tuple[bytes, float]] = {}  # of other holders: the last sign of life, and when it was new
+        self._beats: dict[str, tuple[bytes | None, float]] = {}  # others' last sign of life, and when it was new
         self._pushed: dict[str, tuple[int, int]] = {}
 
     def names(self, folder: str) -> set[str]:
@@ -164,10 +164,10 @@ class Bucket:
             sign = self.fs.cat_file(owner)
         except FileNotFoundError:
             return False  # it has just let go: look again
-        words = sign.decode().split()  # none yet, in a folder, of an owner that is just being made
+        words = sign.decode().split()  # none at the moment in which a folder's owner is made or rewritten
         if words[:1] == [MACHINE] and not Path(f"/proc/{words[1]}").exists():
             return True
-        seen, since = self._beats.get(owner, (b"", 0.0))
+        seen, since = self._beats.get(owner, (None, 0.0))
         if sign != seen:
             self._beats[owner] = (sign, time.monotonic())
             return False
