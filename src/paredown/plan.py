@@ -127,7 +127,8 @@ class Hooks:
     """What a method may do inside a `Fit`. Subclasses are frozen dataclasses: their fields are part of the key, but
     for those with `init=False`, where a hook may keep what it needs between two calls of one step."""
 
-    keeps_best = False  # whether a fit ends with the weights of the epoch of the best validation top-1
+    # whether a fit ends with the weights of the best validation top-1: an epoch's, or those that it began with
+    keeps_best: bool = False
 
     def start(self, network: nn.Module, context: Context) -> None:
         """Before the first step, and before a killed fit goes on: `network` as the stage before left it, in training

@@ -122,6 +122,8 @@ def test_the_first_so_many_of_a_store(tmp_path) -> None:
     store, batches = ImageStore(tmp_path / "a"), torch.randn(3, 4, 3, 2, 2)
     for number, batch in enumerate(batches):
         store.write(number, batch, torch.arange(4) + 10 * number, [1.0, 0.5])
-    images, labels = store.first(6, 4)
-    assert torch.equal(torch.stack(images), batches.flatten(0, 1)[:6]) and labels.tolist() == [0, 1, 2, 3, 10, 11]
+    first = store.first(6, 4)
+    assert len(first.images) == 6 and first.labels.tolist() == [0, 1, 2, 3, 10, 11] and first.size == (2, 2)
+    (images, labels), _ = first.stream([torch.tensor([5, 0]), torch.tensor([1])], None, torch.device("cpu"))
+    assert torch.equal(images, batches.flatten(0, 1)[[5, 0]]) and labels.tolist() == [11, 0]
     assert not list((tmp_path / "a").glob("*.unfinished"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,22 +12,21 @@ import pytest
 import torch
 from torch import nn
 
+from paredown import blueprint
+from paredown.data.digits import Digits
+from paredown.data.loaders import TrainLoader
 from paredown.errors import UserError
 from paredown.layers.taught import TaughtConv2d, taught, teacher
-from paredown.plan import Context, Fit, Hooks, Recipe
-from paredown.surgery.synthetic import Synthesis
-from paredown.training.distillation import (
-    Distillation,
-    SyntheticLoader,
-    images_of,
-    layer_errors,
-    plateau,
-    soft_loss,
-)
+from paredown.plan import Context, Fit, Hooks, Network, Recipe
+from paredown.surgery.synthetic import Synthesis, SyntheticImages
+from paredown.training.distillation import Distillation, images_of, layer_errors, plateau, soft_loss
+from paredown.training.evaluate import evaluate
+from paredown.training.fit import CHECKPOINT, Machine, fit
 from paredown.training.module import FitModule
 
 HOW = Synthesis(batch_size=4)
 CPU = torch.device("cpu")
+MACHINE = Machine(accelerator="cpu", checkpoint_seconds=0, progress=False)
 
 
 def context(shared: Path | None) -> Context:
@@ -117,12 +115,20 @@ def test_two_plateaus_end_it() -> None:
 
 
 def test_the_images_come_each_once_and_in_the_same_order_again() -> None:
-    images = list(torch.arange(11.0).reshape(11, 1, 1, 1))
-    loader = SyntheticLoader(images, torch.arange(11), 4, 7, CPU, 0, 1)
+    images = torch.randn(11, 3, 2, 2)
+    hook = Distillation("synthetic", 11, 10, HOW)
+    hook._now.images = SyntheticImages(list(images), torch.arange(11))
+
+    def place(rank: int, world: int) -> TrainLoader:
+        return hook.loader(None, 4, 7, device=CPU, rank=rank, world=world)
+
+    loader = place(0, 1)
+    for batch, labels in loader:
+        assert torch.equal(batch, images[labels])
     first = [labels.tolist() for _, labels in loader]
     assert sorted(chain(*first)) == list(range(11)) and len(first) == len(loader) == 3
     assert first == [labels.tolist() for _, labels in loader]
-    halves = [SyntheticLoader(images, torch.arange(11), 4, 7, CPU, rank, 2) for rank in (0, 1)]
+    halves = [place(rank, 2) for rank in (0, 1)]
     assert sorted(label for half in halves for _, labels in half for label in labels.tolist()) == list(range(11))
     loader.set_epoch(1)
     assert first != [labels.tolist() for _, labels in loader]
@@ -142,6 +148,45 @@ class Best(Hooks):
         return plateau([row["val/top1"] for row in history], 1)
 
 
+RESNET = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "num_classes": 10, "in_channels": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(data: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = blueprint.create(RESNET, (1, 8, 8))
+    folder = tmp_path_factory.mktemp("trained")
+    fit(network, Fit("train", Recipe(3, batch_size=32)), data, 7, MACHINE, folder, lambda epoch, row: None)
+    blueprint.save(network, folder)
+    return folder
+
+
+@pytest.mark.parametrize("killed_after", [None, 0, 1])
+def test_a_distillation_that_only_harms_ends_with_what_it_began_with(
+    data: Digits, trained: Path, tmp_path: Path, killed_after: int | None
+) -> None:
+    def distil(killed_after: int | None) -> tuple[Network, list[dict[str, float]]]:
+        def report(epoch: int, row: dict[str, float]) -> None:
+            if epoch == killed_after:
+                raise KeyboardInterrupt
+
+        network = blueprint.read(trained)
+        stage = Fit("distil", Recipe(3, learning_rate=100.0), (Distillation("full", None, 10, HOW),))
+        return network, fit(network, stage, data, 7, MACHINE, tmp_path, report)
+
+    if killed_after is not None:
+        with pytest.raises(KeyboardInterrupt):
+            distil(killed_after)
+        assert (tmp_path / CHECKPOINT).is_file() == (killed_after > 0)
+    network, rows = distil(None)
+    before = blueprint.read(trained).module
+    assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in network.module.state_dict().items())
+    loader = data.eval_loader("val", 256, "cpu")
+    expected = {f"kept/val/{name}": pytest.approx(value) for name, value in evaluate(before, loader, CPU).items()}
+    for row in rows:
+        assert row["val/top1"] < row["kept/val/top1"] and {name: row[name] for name in expected} == expected
+
+
 def test_the_best_epochs_weights_are_kept_and_the_rate_falls() -> None:
     network = nn.Linear(1, 1)
     recipe = replace(Recipe(epochs=9), schedule="constant")
@@ -156,7 +201,7 @@ def test_the_best_epochs_weights_are_kept_and_the_rate_falls() -> None:
     assert (rates, weights, module._given_rate()) == ([1.0, 1.0, 1.0, 0.1], [0, 1, 1, 1], 0)
     checkpoint: dict = {}
     module.on_save_checkpoint(checkpoint)
-    module._best = {}
+    module._best, module._kept = {}, {}
     module.on_load_checkpoint(checkpoint)
     module.on_train_end()
-    assert float(network.weight) == 1 and math.isclose(module.history[1]["val/top1"], 60)
+    assert float(network.weight) == 1 and module._kept == {"val/top1": 60} and len(module.history) == 4

@@ -152,19 +152,7 @@ class ImageData(LightningDataModule):
         self, batch_size: int, seed: int, device: torch.device | str, rank: int = 0, world: int = 1
     ) -> TrainLoader:
         """Shuffled and augmented training batches of rank `rank` of `world`; `batch_size` is global."""
-        images, rows = self._split("train")
-        device = torch.device(device)
-        return TrainLoader(
-            images,
-            rows,
-            self.augmentation,
-            Normalisation(self.mean, self.std, device),
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            rank=rank,
-            world=world,
-        )
+        return self.chosen_loader("train", batch_size, seed, device, rank, world, augmented=True)
 
     def chosen_loader(
         self,
@@ -181,20 +169,10 @@ class ImageData(LightningDataModule):
     ) -> TrainLoader:
         """Batches of any split to learn from: shuffled, `passes` times in an epoch, all of it or a random choice of
         `images` that `split_seed` fixes."""
-        device = torch.device(device)
-        stored, rows = self._split(split)
-        chosen = self.chosen(split, images)
-        return TrainLoader(
-            stored,
-            np.tile(rows[chosen], passes),
-            self.augmentation if augmented else Augmentation(),
-            Normalisation(self.mean, self.std, device),
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            rank=rank,
-            world=world,
-        )
+        augmentation = self.augmentation if augmented else Augmentation()
+        stored, rows, normalisation, place = self._parts(split, images, device, rank, world)
+        rows = np.tile(rows, passes)
+        return TrainLoader(stored, rows, augmentation, normalisation, batch_size=batch_size, seed=seed, **place)
 
     def chosen(self, split: Split, images: int | None) -> NDArray[np.int64]:
         """Which of the images of `split`, counted from 0: `images` at random by `split_seed`, rising; None: all."""
@@ -213,11 +191,15 @@ class ImageData(LightningDataModule):
         images: int | None = None,
     ) -> EvalLoader:
         """The images of `split` as they are, all or those `chosen`; `batch_size` is that of one rank."""
+        stored, rows, normalisation, place = self._parts(split, images, device, rank, world)
+        return EvalLoader(stored, rows, normalisation, batch_size=batch_size, **place)
+
+    def _parts(
+        self, split: Split, images: int | None, device: torch.device | str, rank: int, world: int
+    ) -> tuple[Images, NDArray[np.int64], Normalisation, dict[str, Any]]:
         stored, rows = self._split(split)
-        device = torch.device(device)
-        own = rows[self.chosen(split, images)]
-        normalisation = Normalisation(self.mean, self.std, device)
-        return EvalLoader(stored, own, normalisation, batch_size=batch_size, device=device, rank=rank, world=world)
+        place: dict[str, Any] = {"device": torch.device(device), "rank": rank, "world": world}
+        return stored, rows[self.chosen(split, images)], Normalisation(self.mean, self.std, place["device"]), place
 
     def _split(self, name: str) -> tuple[Images, NDArray[np.int64]]:
         self.prepare()

@@ -3,7 +3,7 @@ trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from paredown.errors import UserError
 from paredown.plan import digest
 
 Batch = tuple[Tensor, Tensor]
-LEAST = 2  # images of a training batch on one rank: batch norm has no variance of one
+LEAST = 2  # images of a training batch on one rank: batch norm in training has no variance of one
 
 
 class Images(Protocol):
@@ -29,9 +29,9 @@ class Images(Protocol):
     def stream(
         self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None, device: torch.device
     ) -> Iterator[Batch]:
-        """For each of `batches` (rows of this store, (b,) int64) the images (b, H, W, C) uint8 and labels
-        (b,) on `device`. `seeds` (one number per image) fixes any random change the store makes itself;
-        None: makes none."""
+        """For each of `batches` (rows of this store, (b,) int64) the images (b, H, W, C) uint8, or as the loader's
+        `normalisation` takes them, and labels (b,) on `device`. `seeds` (one number per image) fixes any random
+        change the store makes itself; None: makes none."""
         ...
 
 
@@ -66,7 +66,7 @@ class TrainLoader:
 
     `batch_size` is global. Order and augmentation of every image follow from `seed` and the epoch alone; of
     each global batch rank r takes every `world`-th image from r on, so the ranks' union is the batch of one
-    process. An incomplete last batch is kept where every rank gets at least two images of it. Without
+    process. An incomplete last batch is kept where every rank gets at least `least` images of it. Without
     `set_epoch` every pass is epoch 0.
     """
 
@@ -75,23 +75,24 @@ class TrainLoader:
         images: Images,
         rows: NDArray[np.int64],
         augmentation: Augmentation,
-        normalisation: Normalisation,
+        normalisation: Callable[[Tensor], Tensor],
         *,
         batch_size: int,
         seed: int,
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        least: int = LEAST,
     ) -> None:
-        if min(batch_size, len(rows)) < LEAST * world:
+        if min(batch_size, len(rows)) < least * world:
             raise UserError(
-                f"batches of {batch_size} from {len(rows)} images leave a rank fewer than {LEAST}: "
-                f"{world} ranks need batch_size and training images of at least {LEAST * world}"
+                f"batches of {batch_size} from {len(rows)} images leave a rank fewer than {least}: "
+                f"{world} ranks need batch_size and training images of at least {least * world}"
             )
         self.images, self.rows = images, torch.from_numpy(rows)
         self.augmentation, self.normalisation = augmentation, normalisation
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.least, self.epoch = rank, world, least, 0
 
     @property
     def sampler(self) -> TrainLoader:
@@ -104,7 +105,7 @@ class TrainLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.rows), self.batch_size)
-        return full + (rest >= LEAST * self.world)
+        return full + (rest >= self.least * self.world)
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(int(digest([self.seed, self.epoch])[:15], 16))

@@ -3,7 +3,7 @@ for each candidate, with the trained weights frozen; then the low-rank network b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -167,15 +167,10 @@ class SVDNAS(Method):
             found["search/branches_macs"] = last["search/choice_macs"]
         for top in TOPS:
             before, after = notes["base"][top], notes["decomposed"][top]
-            kept = _distilled(done["distil"].history)[f"test/{top}"] if "distil" in done else after
+            kept = done["distil"].history[-1][f"kept/test/{top}"] if "distil" in done else after
             found |= {f"base/{top}": before, f"decomposed/{top}": after, f"gain/base_{top}": kept - before}
         return found
 
     def figures(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """The design as a schematic; theta's entropy, MACs and the chosen design over the search."""
         return _nas_figures.figures(outcomes)
-
-
-def _distilled(history: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The epoch whose weights were kept: the first of the best validation top-1."""
-    return max(history, key=lambda row: row["val/top1"])

@@ -139,8 +139,25 @@ class ImageStore:
         """Of batch `number` the `images` (B, C, H, W), mapped from the file, `labels` (B,) and `losses`."""
         return load_file(self.file(number))
 
-    def first(self, count: int, batch_size: int) -> tuple[list[Tensor], Tensor]:
-        """The first `count` images, one by one, and their labels; of batches of `batch_size`."""
+    def first(self, count: int, batch_size: int) -> SyntheticImages:
+        """The first `count` images, of batches of `batch_size`."""
         batches = [self.read(number) for number in range(-(-count // batch_size))]
         images = [image for batch in batches for image in batch["images"]]
-        return images[:count], torch.cat([batch["labels"] for batch in batches])[:count]
+        return SyntheticImages(images[:count], torch.cat([batch["labels"] for batch in batches])[:count])
+
+
+class SyntheticImages:
+    """`images` (C, H, W) float32 as a network takes them, one by one since they may be mapped from many files, and
+    their `labels` (n,), as a store that a `TrainLoader` reads with nothing left to normalise."""
+
+    def __init__(self, images: Sequence[Tensor], labels: Tensor) -> None:
+        self.images, self.labels = images, labels.numpy()
+        self.size = (images[0].shape[1], images[0].shape[2])
+
+    def stream(
+        self, batches: Sequence[Tensor], seeds: Sequence[Tensor] | None, device: torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `loaders.Images`, but for the images: (b, C, H, W) float32."""
+        for rows in batches:
+            images = torch.stack([self.images[row] for row in rows.tolist()])
+            yield images.to(device), torch.from_numpy(self.labels)[rows].to(device)

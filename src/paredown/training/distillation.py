@@ -3,18 +3,21 @@ layer by layer on synthetic images, or with labels on few or all training images
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paredown.data.augment import Augmentation
+from paredown.data.loaders import TrainLoader
 from paredown.errors import UserError
 from paredown.layers.taught import taught, teacher
-from paredown.plan import Context, Hooks, digest
-from paredown.surgery.synthetic import ImageStore, Synthesis
+from paredown.plan import Context, Hooks
+from paredown.surgery.synthetic import ImageStore, Synthesis, SyntheticImages
 
 Setup = Literal["synthetic", "few_sample", "full"]
 SOFT, HEAT = 0.95, 6.0  # of few-sample training: the teacher's share of the loss, and the temperature
@@ -26,7 +29,7 @@ class _Now:
     """The dense network, the images, and what a step's passes put out, by layer."""
 
     teacher: nn.Module | None = None
-    images: tuple[list[Tensor], Tensor] | None = None
+    images: SyntheticImages | None = None
     outputs: dict[str, dict[str, Tensor]] = field(default_factory=lambda: {"student": {}, "teacher": {}})
 
 
@@ -34,13 +37,14 @@ class _Now:
 class Distillation(Hooks):
     """Train the low-rank layers alone on `images` synthetic ones (made as `synthesis` says), or all on
     `images` training ones (full: on all). The learning rate falls to a tenth, and then the training ends, when the
-    validation top-1 has not risen for `patience` epochs; the weights of the best epoch are kept."""
+    validation top-1 has not risen for `patience` epochs; the weights of the best epoch are kept, or those before the
+    first where no epoch is better."""
 
     setup: Setup
     images: int | None
     patience: int
     synthesis: Synthesis
-    keeps_best = True
+    keeps_best: bool = True
     _now: _Now = field(default_factory=_Now, init=False, repr=False, compare=False)
 
     def start(self, network: nn.Module, context: Context) -> None:
@@ -64,7 +68,16 @@ class Distillation(Hooks):
     def loader(self, data: Any, batch_size: int, seed: int, **place: Any) -> Any:
         """Synthetic images, or few of the training images; on all, the usual."""
         if self._now.images is not None:
-            return SyntheticLoader(*self._now.images, batch_size, seed, **place)
+            return TrainLoader(
+                self._now.images,
+                np.arange(len(self._now.images.labels)),
+                Augmentation(),
+                nn.Identity(),
+                batch_size=batch_size,
+                seed=seed,
+                least=1,  # since batch norm rests
+                **place,
+            )
         if self.setup == "few_sample":
             return data.chosen_loader("train", batch_size, seed, **place, images=self.images, augmented=True)
         return None
@@ -112,7 +125,8 @@ def soft_loss(logits: Tensor, wanted: Tensor, heat: float) -> Tensor:
 
 def plateau(accuracies: Sequence[float], patience: int) -> float:
     """The learning rate after epochs of these `accuracies`, as a fraction of the first: 1; 0.1 once `patience` epochs
-    in a row brought no new best; 0 the second time."""
+    in a row brought no new best; 0 the second time. What the training began with does not count: one that still rises
+    from a bad first epoch goes on."""
     best, waited, factor = float("-inf"), 0, 1.0
     for accuracy in accuracies:
         waited = 0 if accuracy > best else waited + 1
@@ -127,35 +141,3 @@ def images_of(module: nn.Module, context: Context, synthesis: Synthesis) -> Imag
     if context.shared is None:
         raise UserError("synthetic images need a store to lie in")
     return ImageStore(context.shared / f"synthetic-{synthesis.key(module, context.data.input_shape)}")
-
-
-class SyntheticLoader:
-    """Batches of `images` and `labels` in an order that `seed` and the epoch fix; of each global batch rank r takes
-    every `world`-th image from r on."""
-
-    def __init__(
-        self, images: list[Tensor], labels: Tensor, batch_size: int, seed: int, device: Any, rank: int, world: int
-    ) -> None:
-        self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
-        self.device, self.rank, self.world, self.epoch = device, rank, world, 0
-
-    @property
-    def sampler(self) -> SyntheticLoader:
-        """Itself: where Lightning looks for `set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest >= self.world)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(int(digest([self.seed, self.epoch])[:15], 16))
-        order = torch.randperm(len(self.images), generator=generator)
-        for batch in order.split(self.batch_size)[: len(self)]:
-            own = batch[self.rank :: self.world]
-            images = torch.stack([self.images[row] for row in own.tolist()])
-            yield images.to(self.device), self.labels[own].to(self.device)

@@ -72,21 +72,23 @@ def fit(
         network.module.to(memory_format=torch.channels_last)
     module = FitModule(network.module, stage, seed, data.eval_splits)
     checkpoint = folder / CHECKPOINT
+    started = distributed.all_have(checkpoint)
     trainer = _trainer(
         stage,
         machine,
         [Keep(checkpoint, machine.checkpoint_seconds, report), Progress(stage.name, machine.progress)],
+        evaluate_first=module.keeps_best and not started,
     )
     with quiet():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if distributed.all_have(checkpoint) else None)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if started else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stopped
     network.module.to("cpu")
     return module.history
 
 
-def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback], evaluate_first: bool) -> pl.Trainer:
     with quiet():
         return pl.Trainer(
             accelerator=machine.accelerator,
@@ -103,7 +105,7 @@ def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback]) -> pl.T
             enable_progress_bar=False,  # `Progress` shows ours
             enable_model_summary=False,
             use_distributed_sampler=False,  # our loaders shard themselves
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=-1 if evaluate_first else 0,  # -1: over all images
             benchmark=True,
         )
 

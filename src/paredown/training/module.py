@@ -26,7 +26,9 @@ class FitModule(pl.LightningModule):
         self.network = network
         self.recipe, self.hooks, self.seed, self.splits = stage.recipe, stage.hooks, seed, splits
         self.history: list[Row] = []
+        self.keeps_best = any(hook.keeps_best for hook in stage.hooks)
         self._best: dict[str, Tensor] = {}
+        self._kept: Row = {}  # what the weights in `_best` were found to be worth
         self._sums: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
         self._objective = torch.zeros(())  # the sum of what hooks put in the place of cross-entropy
@@ -85,11 +87,15 @@ class FitModule(pl.LightningModule):
         logits = self._callable[0](images)
         self._count(self.splits[dataloader_idx], functional.cross_entropy(logits, labels), logits, labels)
 
+    def on_validation_epoch_end(self) -> None:
+        """Before the first epoch, where `fit` asks for it: the network as it came is the first that may be the best."""
+        if self.trainer.sanity_checking:
+            self._keep_if_best(self._evaluated())
+
     def on_train_epoch_end(self) -> None:
         """Write the epoch's row."""
-        row = self._figures("train")
-        for split in self.splits:
-            row |= self._figures(split)
+        evaluated = self._evaluated()
+        row = self._figures("train") | evaluated
         steps = max(1, int(self.trainer.num_training_batches))
         row |= {f"penalty/{name}": float(total) / steps for name, total in self._penalties.items()}
         if self._objective:
@@ -101,29 +107,32 @@ class FitModule(pl.LightningModule):
         trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
         if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
             raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
-        self._keep_if_best(row)
-        self.history.append(row)
+        self._keep_if_best(evaluated)
+        self.history.append(row | {f"kept/{name}": value for name, value in self._kept.items()})
         if self._given_rate() == 0:
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Go back to the best epoch, where a hook wants it."""
+        """Go back to the best weights, where a hook wants it."""
         if self._best:
             self.network.load_state_dict(self._best)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the epochs done, and the best one's weights."""
-        checkpoint |= {"history": self.history, "best": self._best}
+        """Keep the rows of the epochs done, and the best weights with their figures."""
+        checkpoint |= {"history": self.history, "best": self._best, "kept": self._kept}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the rows of the epochs done."""
         self.history, self._best = list(checkpoint["history"]), dict(checkpoint.get("best", {}))
+        self._kept = dict(checkpoint.get("kept", {}))
 
-    def _keep_if_best(self, row: Row) -> None:
-        if any(hook.keeps_best for hook in self.hooks):
-            before = max((past["val/top1"] for past in self.history), default=-1.0)
-            if row["val/top1"] > before:
-                self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+    def _keep_if_best(self, evaluated: Row) -> None:
+        if self.keeps_best and evaluated["val/top1"] > self._kept.get("val/top1", -1.0):
+            self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self._kept = evaluated
+
+    def _evaluated(self) -> Row:
+        return {name: value for split in self.splits for name, value in self._figures(split).items()}
 
     def _given_rate(self) -> float | None:
         """What a hook says of the learning rate after `history`."""
