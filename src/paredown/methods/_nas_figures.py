@@ -25,7 +25,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     searches = {
         label: (_spaces(done[space]), done[search].history)
         for space, (search, label) in SEARCHES.items()
-        if space in done
+        if search in done
     }
     curves: dict[str, dict[int, float]] = {}
     entropies = {}
@@ -34,8 +34,9 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         for name, what in (("expected", "expected"), ("choice", "largest theta")):
             curves[f"{label}, {what}"] = {epoch: row[f"search/{name}_macs"] for epoch, row in enumerate(rows, 1)}
     found = {"design": schematic(done["build"].notes)}
-    found["theta_entropy"] = lines(entropies, "Entropy of theta, mean over layers (1: uniform)", "epoch", "entropy")
-    found["search_macs"] = lines(curves, "Multiply-adds of the targeted layers", "epoch", "MACs")
+    if searches:
+        found["theta_entropy"] = lines(entropies, "Entropy of theta, mean over layers (1: uniform)", "epoch", "entropy")
+        found["search_macs"] = lines(curves, "Multiply-adds of the targeted layers", "epoch", "MACs")
     for label, (spaces, rows) in searches.items():
         found[f"choice_{label.replace(' ', '_')}"] = choices(spaces, rows, f"Largest theta after each epoch, {label}")
     if "distil" in done:

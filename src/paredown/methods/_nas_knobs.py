@@ -24,8 +24,11 @@ class Proxy:
 @dataclass(frozen=True)
 class Search:
     """The descent on theta; the `second_` ones are of the second branch's search. `images` of `split` (null: all),
-    `passes` times an epoch; `conf/method/svd_nas.yaml` says what each does."""
+    `passes` times an epoch; `by` random: none of it, but the `number`-th random design at a given speed-up.
+    `conf/method/svd_nas.yaml` says what each does."""
 
+    by: Literal["gradient", "random"] = "gradient"
+    number: int = 0
     epochs: int = 100
     second_epochs: int = 50
     batch_size: int = 64

@@ -42,12 +42,8 @@ def open_space(
 ) -> dict[str, Any]:
     """Make the convolutions `names` searched layers of `candidates`; `proxy` (`ProxyTask`'s fields) tests each of these
     alone. Returns how many there were of each layer, how many are left, and the memory of it in bytes."""
-    before, sizes = nbytes(network.module), _output_sizes(network)
-    convs = {name: network.module.get_submodule(name) for name in names}
-    found = {
-        name: _points(candidates(conv, sizes[name], gamma, step, include_end=include_end, merge=merge))  # type: ignore[arg-type]
-        for name, conv in convs.items()
-    }
+    before = nbytes(network.module)
+    found = listed(network, names, gamma, step, include_end, merge)
     kept = found if proxy is None else ProxyTask(network, context, **proxy).survivors(found, gamma, step, include_end)
     for name, points in kept.items():
         place(network, name, points)
@@ -58,6 +54,18 @@ def open_space(
         "svd_nas: %d of %d candidates in %d layers", *(sum(totals[n].values()) for n in ("kept", "found")), len(kept)
     )
     return totals | {"bytes": {"dense": before, "searched": nbytes(network.module)}}
+
+
+def listed(
+    network: Network, names: Sequence[str], gamma: tuple[float, float], step: float, include_end: bool, merge: bool
+) -> dict[str, Points]:
+    """The `candidates` of the convolutions `names`, before accuracy has its say."""
+    sizes = _output_sizes(network)
+    convs = {name: network.module.get_submodule(name) for name in names}
+    return {
+        name: _points(candidates(conv, sizes[name], gamma, step, include_end=include_end, merge=merge))  # type: ignore[arg-type]
+        for name, conv in convs.items()
+    }
 
 
 def open_second(network: Network, context: Context, step: float, relax: float) -> dict[str, Any]:
@@ -74,8 +82,8 @@ def open_second(network: Network, context: Context, step: float, relax: float) -
         most = min(1 - relaxed * per_rank / whole, MOST)
         if most <= step:
             continue
-        listed = candidates(conv, sizes[name], (step, most), step, include_end=False)[:-1]
-        points = [[c.family, c.groups, c.rank, c.macs + relaxed * per_rank] for c in listed]
+        second = candidates(conv, sizes[name], (step, most), step, include_end=False)[:-1]
+        points = [[c.family, c.groups, c.rank, c.macs + relaxed * per_rank] for c in second]
         fixed[name] = {"family": family, "groups": groups, "rank": relaxed}
         place(network, name, [*points, [None, 1, None, whole]], [fixed[name]])
     if not searched(network.module):

@@ -13,7 +13,8 @@ from paredown.errors import UserError
 from paredown.methods import _nas_figures
 from paredown.methods._nas_distil import drop_dense, synthesise_images
 from paredown.methods._nas_knobs import Distil, Proxy, Search, Synthetic
-from paredown.methods._nas_space import build, open_second, open_space
+from paredown.methods._nas_random import draw, reachable
+from paredown.methods._nas_space import build, listed, open_second, open_space
 from paredown.methods._post_training import TOPS
 from paredown.plan import Edit, Fit, Method, Network, Outcome, Recipe, Stage, Target
 from paredown.surgery.design_space import Select, candidates, grid, targeted
@@ -58,7 +59,10 @@ class SVDNAS(Method):
             "synthetic.steps": synthetic.steps,
             "synthetic.batch_size": synthetic.batch_size,
         }
+        if search.by == "random" and self.branches == 2:
+            raise UserError("method.search.by=random draws designs of one branch: method.branches=2 is not one of them")
         numbers = (
+            ("search.number", search.number, "at least 0", search.number >= 0),
             ("beta", self.beta, "at least 0", self.beta >= 0),
             ("relax", self.relax, "in [0, 1)", 0 <= self.relax < 1),
             ("proxy.tolerance", proxy.tolerance, "at least 0", proxy.tolerance >= 0),
@@ -96,18 +100,27 @@ class SVDNAS(Method):
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
         """Train (not a network whose weights the user brought), open the space, search, once more for two branches,
-        build. UserError for a target, and for a network with no layer to decompose."""
-        if target:
+        build. UserError for a target that it cannot aim at, and for a network with no layer to decompose."""
+        random = self.search.by == "random"
+        if random and (target is None or target.quantity != "speed_up"):
+            raise UserError(
+                f"method.search.by=random draws designs of a cost: give speed_up=, not {target or 'nothing'}"
+            )
+        if target and not random:
             raise UserError(f"svd_nas cannot aim at {target}: method.beta steers it, more of it makes networks smaller")
         names = list(targeted(network.module, self.select))
         proxy = self.proxy
         task = {"split": self.search.split, "images": proxy.images, "tolerance": proxy.tolerance}
-        space = {"names": names, "gamma": list(self.gamma), "step": self.step, "merge": self.merge}
+        space: dict[str, Any] = {"names": names, "gamma": list(self.gamma), "step": self.step, "merge": self.merge}
         space |= {"include_end": self.include_end}
-        space |= {"proxy": task | {"legacy": proxy.legacy_rank_list} if self._tests_accuracy(network) else None}
         stages: list[Stage] = [] if network.pretrained else [Fit("train", recipe)]
-        stages.append(Edit("space", open_space, space))
-        stages.append(self._search("search", network, names, recipe, self.search.epochs, self.search.temperature))
+        tested = {"proxy": task | {"legacy": proxy.legacy_rank_list} if self._tests_accuracy(network) else None}
+        stages.append(Edit("space", open_space, space | tested))
+        if target:
+            reachable(listed(network, **space), count(network.module, network.input_shape).macs, target.value)
+            stages.append(Edit("draw", draw, {"speed_up": target.value, "number": self.search.number}))
+        else:
+            stages.append(self._search("search", network, names, recipe, self.search.epochs, self.search.temperature))
         if self.branches == 2:
             stages.append(Edit("second_space", open_second, {"step": self.step, "relax": self.relax}))
             again = (self.search.second_epochs, self.search.second_temperature)
@@ -160,11 +173,14 @@ class SVDNAS(Method):
         of the targeted layers."""
         done = {outcome.stage.name: outcome for outcome in outcomes}
         notes, sizes = done["build"].notes, done["space"].notes["bytes"]
-        last = (done.get("search_second") or done["search"]).history[-1]
-        found = {"search/entropy": last["search/entropy"], "search/memory": sizes["searched"] / sizes["dense"]}
-        if "second_space" in done:
-            found["search/first_branch_macs"] = done["search"].history[-1]["search/choice_macs"]
-            found["search/branches_macs"] = last["search/choice_macs"]
+        ends = [done[name].history[-1] for name in ("search", "search_second") if name in done]
+        found = {"search/memory": sizes["searched"] / sizes["dense"]}
+        if ends:
+            found["search/entropy"] = ends[-1]["search/entropy"]
+        if len(ends) == 2:
+            found["search/first_branch_macs"], found["search/branches_macs"] = (
+                end["search/choice_macs"] for end in ends
+            )
         for top in TOPS:
             before, after = notes["base"][top], notes["decomposed"][top]
             kept = done["distil"].history[-1][f"kept/test/{top}"] if "distil" in done else after
