@@ -62,17 +62,19 @@ def test_a_design_costs_what_was_asked_for(speed_up: float) -> None:
     assert reached == pytest.approx(speed_up, rel=0.01) and notes["speed_up"] == pytest.approx(reached)
 
 
-def test_an_experiment_shares_the_space_with_the_search(tmp_path: Path) -> None:
+def test_what_is_drawn_shares_the_space_with_the_search(tmp_path: Path) -> None:
+    random = [*SMALL, *QUICK, f"output={tmp_path}", "speed_up=1.6"]
+    words = (random, [*random, "method.search.number=1"], [*SMALL, f"output={tmp_path}"])
+    first, other, searched_for = ([step.key for step in prepare(compose(more)).steps] for more in words)
+    assert first[:2] == other[:2] == searched_for[:2] and first[2] != other[2]
+
+
+@pytest.mark.slow
+def test_a_drawn_design_ships_at_its_cost_with_its_own_figures(tmp_path: Path) -> None:
     words = [*SMALL, *QUICK, f"output={tmp_path}", "speed_up=1.6", "recipe.epochs=1"]
-    result = execute.run(words)
-    assert result.metrics["cost/speed_up"] == pytest.approx(1.6, rel=0.02) and "search/entropy" not in result.metrics
-    random, other, searching = (
-        prepare(compose(more))
-        for more in (words, [*words, "method.search.number=1"], [*SMALL, f"output={tmp_path}", "recipe.epochs=1"])
-    )
-    keys = [[step.key for step in experiment.steps] for experiment in (random, other, searching)]
-    assert keys[0][:2] == keys[1][:2] == keys[2][:2] and keys[0][2] != keys[1][2]
-    assert set(random.method.figures(random.outcomes())) == {"design"}
+    metrics, experiment = execute.run(words).metrics, prepare(compose(words))
+    assert metrics["cost/speed_up"] == pytest.approx(1.6, rel=0.02) and "search/entropy" not in metrics
+    assert set(experiment.method.figures(experiment.outcomes())) == {"design"}
 
 
 @pytest.mark.parametrize(
