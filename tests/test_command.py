@@ -20,11 +20,13 @@ MISTAKES: dict[Callable[[list[str]], object], dict[str, str]] = {
         "model=resnet20 metod.g=8": "unknown key 'metod.g': did you mean method",
         "model=resnet20 bacth=32": "unknown key 'bacth': did you mean batch",
         "method=ssc model": "bench what",
+        "run=abcd deploy": "cannot read 'deploy': write deploy=value",
         "model=resnet20 batch=1,none": "batch=none is not a whole number",
         "model=resnet20 deploy=fast": "unknown deploy 'fast'",
     },
     export.parse: {
         "format=onnx": "export what",
+        "run=abcd verify=folder": "not both",
         "run=abcd format=onxx": "unknown format 'onxx': did you mean onnx",
         "run=abcd opset=new": "opset=new is not a whole number",
         "run=abcd formats=onnx": "unknown key 'formats': did you mean format",
