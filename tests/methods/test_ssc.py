@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from paredown import blueprint, execute
 from paredown.cost import count
 from paredown.errors import UserError
-from paredown.execute import Result
 from paredown.layers.ssc import SSCConv2d, support
 from paredown.methods.ssc import SSC, swap
 from paredown.plan import Context, Edit, Fit, Network, Recipe, Target, stage_key
@@ -175,7 +173,7 @@ def test_wide_layers_train_packed_by_a_rule_that_the_recipe_decides() -> None:
     assert packed_layers(SSC(packed=True), network, "bf16") == wide[64]
     assert packed_layers(SSC(packed=False), network) == []
     narrow = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 20}, (3, 32, 32))
-    assert packed_layers(SSC(), narrow) == []  # so that its keys are those of masked training
+    assert packed_layers(SSC(), narrow) == []
 
 
 def test_on_a_gpu_the_masked_form_trains_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -190,32 +188,17 @@ def test_on_a_gpu_the_masked_form_trains_and_that_is_said(caplog: pytest.LogCapt
     assert caplog.text.count("masked dense form on a GPU") == 1 and "1 layers train in packed form" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
-    folder = tmp_path_factory.mktemp("packed")
-
-    def run(*more: str) -> Result:
-        small = ["dataset=digits", "model=resnet20", "model.depth=8", "model.width=2", "debug=fast"]
-        cheap = ["latency.seconds=0.02", "tracking=off", "trainer.progress=false", "recipe.precision=32"]
-        return execute.run(["method=ssc", "method.g=4", "method.p=3", *small, *cheap, f"output={folder}", *more])
-
-    return run
-
-
-def test_a_whole_training_comes_out_the_same_packed(trained: Callable[..., Result]) -> None:
-    masked, packed = (trained(f"method.packed={value}") for value in ("false", "true"))
-    assert masked.state != packed.state and masked.metrics["final/top1"] == packed.metrics["final/top1"]
-    ours, theirs = (blueprint.load(result.state).state_dict() for result in (packed, masked))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
-
-
 @pytest.mark.slow
-def test_two_ranks_train_packed_as_they_do_masked(trained: Callable[..., Result]) -> None:
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "seed=1"]
-    masked, packed = (trained(f"method.packed={value}", *ddp) for value in ("false", "true"))
-    ours, theirs = (blueprint.load(result.state).state_dict() for result in (packed, masked))
+def test_two_ranks_train_packed_as_they_do_masked(tmp_path: Path) -> None:
+    small = ["dataset=digits", "model=resnet20", "model.depth=8", "model.width=2", "debug=fast", "recipe.precision=32"]
+    cheap = ["latency.seconds=0.02", "tracking=off", "trainer.progress=false", "trainer.accelerator=cpu"]
+    words = ["method=ssc", "method.g=4", "method.p=3", *small, *cheap, "trainer=ddp"]
+    states = [
+        execute.run([*words, f"method.packed={value}", f"output={tmp_path / value}"]).state
+        for value in ("true", "false")
+    ]
+    assert states[0].name == states[1].name  # one key: the same thing in another way
+    ours, theirs = (blueprint.load(state).state_dict() for state in states)
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
 
@@ -227,6 +210,9 @@ def test_equal_plans_share_a_key_and_another_target_changes_it() -> None:
     again, _ = parts(SSC(), Target("sparsity", 0.9), network)
     keys = [stage_key(edit, "", 0, "") for edit in (found, other, again)]
     assert keys[0] == keys[2] != keys[1]
+    fits = [parts(SSC(packed=value), Target("sparsity", 0.9), network)[1] for value in (True, False)]
+    assert fits[0].hooks and not fits[1].hooks
+    assert stage_key(fits[0], "", 0, "") == stage_key(fits[1], "", 0, "")  # the same thing in another way
 
 
 @pytest.mark.parametrize(

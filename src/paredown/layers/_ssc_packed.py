@@ -37,9 +37,9 @@ def packed_convolution(conv: nn.Conv2d, mask: Tensor, groups: int, pointwise: bo
     x = torch.channel_shuffle(x, conv.in_channels // groups)
     own = _within(conv.weight, groups) * _within(mask, groups)
     bias = None if conv.bias is None else conv.bias.unflatten(0, (-1, groups)).T.flatten()
-    y = conv2d(x, own, bias, conv.stride, conv.padding, conv.dilation, groups)  # type: ignore[arg-type]
+    y = conv2d(x, own, bias, conv.stride, conv.padding, conv.dilation, groups)
     if pointwise:
-        y += conv2d(x, _across(conv.weight, groups) * _across(mask, groups), None, conv.stride)  # type: ignore[arg-type]
+        y += conv2d(x, _across(conv.weight, groups) * _across(mask, groups), None, conv.stride)
     return torch.channel_shuffle(y, groups)
 
 
@@ -49,11 +49,11 @@ def _within(values: Tensor, groups: int) -> Tensor:
 
 
 def _across(values: Tensor, groups: int) -> Tensor:
-    """The centre taps of (N, M, K, K) in the same order, (N, M, 1, 1), zero within the groups."""
+    """The centre taps of (N, M, K, K) in the same order, zero within the groups: (N, M, 1, 1)."""
     n, m, k, _ = values.shape
-    centre = _by_residue(values[:, :, k // 2 :, k // 2 :][:, :, :1, :1], groups)
-    others = ~torch.eye(groups, dtype=torch.bool, device=values.device)[None, :, None, :, None, None]
-    return (centre * others).transpose(0, 1).transpose(2, 3).reshape(n, m, 1, 1)
+    others = ~torch.eye(groups, dtype=torch.bool, device=values.device)[:, None, :]
+    centre = _by_residue(values[:, :, k // 2, k // 2], groups) * others
+    return centre.permute(1, 0, 3, 2).reshape(n, m, 1, 1)
 
 
 def _by_residue(values: Tensor, groups: int) -> Tensor:

@@ -22,6 +22,8 @@ class Packed(Hooks):
     layers: tuple[str, ...]
     on_gpu: bool = False
 
+    exact = True
+
     def start(self, network: nn.Module, context: Context) -> None:
         """Pack, or say why not."""
         if context.device.type != "cpu" and not self.on_gpu:
