@@ -52,6 +52,9 @@ def test_several_formats_in_either_way_to_write_them() -> None:
 
 
 def test_an_export_that_was_not_equal_is_not_verified(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no export lies there, it has no certificate\.json"):
+        verify(tmp_path)
+    (tmp_path / "certificate.json").write_text("{")
     with pytest.raises(UserError, match="is no certificate"):
         verify(tmp_path)
     (tmp_path / "certificate.json").write_text('{"certified": false}')
