@@ -128,7 +128,7 @@ class Hooks:
     for those with `init=False`, where a hook may keep what it needs between two calls of one step."""
 
     keeps_best = False  # whether a fit ends with the weights of the epoch of the best validation top-1
-    exact = False  # whether it only computes the same thing in another way: then it is no part of the key
+    in_key = True  # False for one that computes the same, but for rounding, in another way
 
     def start(self, network: nn.Module, context: Context) -> None:
         """Before the first step, and before a killed fit goes on: `network` as the stage before left it, in training
@@ -242,7 +242,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value if not (isinstance(item, Hooks) and item.exact)]
+        return [describe(item) for item in value if not isinstance(item, Hooks) or item.in_key]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"a stage holds plain values only, got {value!r} of {type(value).__name__}")

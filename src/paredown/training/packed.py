@@ -22,7 +22,7 @@ class Packed(Hooks):
     layers: tuple[str, ...]
     on_gpu: bool = False
 
-    exact = True
+    in_key = False
 
     def start(self, network: nn.Module, context: Context) -> None:
         """Pack, or say why not."""
