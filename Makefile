@@ -6,11 +6,11 @@ BIN := .venv/bin
 run: .venv/ready  ## set up, then one experiment on the embedded digits
 	$(BIN)/python src/run.py dataset=digits model=resnet20 method=ssc sparsity=0.9
 
-test: .venv/ready  ## set up, then the tests
-	$(BIN)/python -m pytest
+test: .venv/ready  ## set up, then the tests, two at a time
+	$(BIN)/python -m pytest -n 2
 
 test-slow: .venv/ready  ## the longer tests that prove a capability from the outside
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" -n 2 --dist loadgroup
 
 dashboard: .venv/ready  ## MLflow with everything recorded; prints the link
 	$(BIN)/python scripts/dashboard.py

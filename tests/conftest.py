@@ -19,3 +19,11 @@ def shared_data() -> Path:
     if not (SHARED / "cifar10" / "train.parquet").is_file():
         pytest.skip(f"real images not found: {SHARED} (set PAREDOWN_TEST_DATA)")
     return SHARED
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> None:
+    """Every address answers as if there were no network."""
+    for proxy in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr("urllib.request._opener", None)  # which keeps the proxies that it met first

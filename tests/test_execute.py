@@ -77,6 +77,13 @@ def test_only_what_changed_is_trained(tmp_path: Path, fits: list[str]) -> None:
     assert fits == ["train"] * 4
 
 
+def test_what_auto_became_is_recorded(tmp_path: Path) -> None:
+    """So a run on its own and one in a sweep, which settles it, are one setting."""
+    result = execute.run(words(tmp_path, "recipe.precision=auto"))
+    recorded = json.loads((result.folder / "tracking" / "files" / "config.json").read_text())
+    assert recorded["recipe"]["precision"] in ("32", "bf16")
+
+
 def test_results_from_before_deploy_could_be_chosen_are_found(tmp_path: Path) -> None:
     experiment = prepare(compose(words(tmp_path)))
     assert experiment.key == digest([experiment.steps[-1].key, experiment.data.key, experiment.config["latency"]])

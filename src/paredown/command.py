@@ -23,7 +23,8 @@ def settings(words: Sequence[str], known: Iterable[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
         if not equals:
-            raise UserError(f"cannot read {word!r}: write key=value; {nearest(key, known)}")
+            form = f"{key}=value" if key in known else f"key=value; {nearest(key, known)}"
+            raise UserError(f"cannot read {word!r}: write {form}")
         if key not in known:
             raise UserError(f"unknown key {key!r}: {nearest(key, known)}")
         if not value:

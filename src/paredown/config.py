@@ -57,6 +57,16 @@ def compose_all(lists: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
         yield values
 
 
+def roots() -> list[str]:
+    """What an override may begin with: the groups of `conf/` and the keys of `conf/config.yaml`."""
+    own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(own, dict)
+    return [
+        *(str(key) for key in own if key not in ("defaults", "hydra")),
+        *(path.name for path in CONF.iterdir() if path.is_dir()),
+    ]
+
+
 def _is_plain(word: str) -> bool:
     key = word.partition("=")[0]
     return bool(re.fullmatch(r"[a-z_0-9.]+", key)) and not (CONF / key).is_dir()

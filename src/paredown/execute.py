@@ -195,8 +195,9 @@ def _conclude(experiment: Experiment, network: Network, history: list[Row], trac
 def _recorded(experiment: Experiment, tracker: Tracker) -> Iterator[None]:
     from paredown.conclude import environment, tags
 
-    tracker.start(experiment.folder.name, describe(experiment.config), tags(experiment))
-    tracker.text(json.dumps(describe(experiment.config), indent=1), "config.json")
+    settings = describe(experiment.settled)
+    tracker.start(experiment.folder.name, settings, tags(experiment))
+    tracker.text(json.dumps(settings, indent=1), "config.json")
     tracker.text(json.dumps([_entry(step) for step in experiment.steps], indent=1), "plan.json")
     tracker.text(environment(), "environment.txt")
     try:

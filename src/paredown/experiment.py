@@ -130,6 +130,11 @@ class Experiment:
         return digest([self.architecture, self.data.input_shape, pretrained])
 
     @property
+    def settled(self) -> dict[str, Any]:
+        """The configuration with nothing left for a machine to choose: what is recorded, and what a trial gets."""
+        return {**self.config, "recipe": {**self.config["recipe"], "precision": self.recipe.precision}}
+
+    @property
     def names(self) -> dict[str, str]:
         """The Hydra choices people call it by: method, model, dataset, recipe, debug."""
         return {group: str(choice) for group, choice in self.config["names"].items()}

@@ -129,6 +129,7 @@ class Hooks:
 
     # whether a fit ends with the weights of the best validation top-1: an epoch's, or those that it began with
     keeps_best: bool = False
+    in_key = True  # False for one that computes the same, but for rounding, in another way
 
     def start(self, network: nn.Module, context: Context) -> None:
         """Before the first step, and before a killed fit goes on: `network` as the stage before left it, in training
@@ -242,7 +243,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        return [describe(item) for item in value if not isinstance(item, Hooks) or item.in_key]
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"a stage holds plain values only, got {value!r} of {type(value).__name__}")

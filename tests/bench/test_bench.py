@@ -18,7 +18,6 @@ from paredown.bench.request import Request, parse
 from paredown.bench.show import words
 from paredown.bench.subject import subject
 from paredown.cost import count
-from paredown.errors import UserError
 
 
 def test_the_interval_of_a_median_is_the_binomial_one() -> None:
@@ -47,21 +46,6 @@ def test_a_busy_machine_is_seen() -> None:
     assert not Quiet(others=0.3, load=1.0, spread=0.0).quiet
     assert not Quiet(others=0.0, load=0.0, spread=0.04).quiet
     assert Quiet(others=0.01, load=0.0, spread=0.02).quiet
-
-
-@pytest.mark.parametrize(
-    ("asked", "line"),
-    [
-        ([], "bench what"),
-        (["run=abcd", "model=resnet20"], "unknown key 'model'"),
-        (["model=resnet20", "batch=1,none"], "batch=none is not a whole number"),
-        (["model=resnet20", "deploy=fast"], "unknown deploy 'fast'"),
-        (["run=abcd", "batches=1"], "unknown key 'batches': did you mean batch"),
-    ],
-)
-def test_a_mistake_is_one_line(asked: list[str], line: str) -> None:
-    with pytest.raises(UserError, match=line):
-        parse(asked)
 
 
 def request(folder: Path, *more: str) -> Request:

@@ -181,8 +181,7 @@ def test_no_data_and_no_download(dataset, tmp_path):
         dataset("cifar10", f"dataset.root={tmp_path}", "dataset.download=false").prepare()
 
 
-def test_no_data_and_no_network(dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+def test_no_data_and_no_network(dataset, tmp_path, no_network):
     with pytest.raises(UserError, match=r"did not answer .*dataset.root at a folder") as error:
         dataset("cifar10", f"dataset.root={tmp_path}").prepare()
     assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from paredown.execution.assembly import Maker
 from paredown.execution.graph import Traced
 from paredown.execution.interleaved import splits
 from paredown.execution.proof import prove
+from paredown.execution.search import MOST, race
 from paredown.layers import masked
 from paredown.layers.ssc import clip
 from paredown.plan import Network
@@ -258,3 +260,15 @@ def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(forms, "dense", wrong)
     with pytest.raises(DeployError, match=r"layer layer1\.0\.conv1 in form dense differs"):
         prove(network, choices(network, "dense"))
+
+
+def test_one_interruption_does_not_end_the_race_for_the_fastest() -> None:
+    waits = {"fastest": iter([0.0, 0.02, *[0.001] * 400]), "other": iter([0.0, *[0.003] * 400])}
+    times = race([lambda name=name: time.sleep(next(waits[name])) for name in waits], seconds=0.05)  # type: ignore[misc]
+    assert times[0] < times[1]
+
+
+def test_a_race_of_quick_networks_takes_the_time_it_is_given() -> None:
+    calls: list[None] = []
+    race([lambda: calls.append(None)], seconds=5.0)
+    assert len(calls) == 1 + MOST

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from paredown import blueprint
+from paredown import blueprint, execute
 from paredown.cost import count
 from paredown.errors import UserError
 from paredown.layers.ssc import SSCConv2d, support
 from paredown.methods.ssc import SSC, swap
 from paredown.plan import Context, Edit, Fit, Network, Recipe, Target, stage_key
+from paredown.training.packed import Packed
 
 RECIPE = Recipe(epochs=1)
 SMALL = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}
@@ -154,6 +155,54 @@ def test_dead_inputs_are_told_with_numbers(caplog: pytest.LogCaptureFixture) -> 
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
+VGG = {"_target_": "paredown.models.vgg.vgg19_bn"}
+
+
+def packed_layers(method: SSC, network: Network, precision: str = "32") -> list[str]:
+    fit = method.plan(Target("sparsity", 0.9), network, Recipe(epochs=1, precision=precision))[1]
+    assert isinstance(fit, Fit)
+    return [name for hook in fit.hooks if isinstance(hook, Packed) for name in hook.layers]
+
+
+def test_wide_layers_train_packed_by_a_rule_that_the_recipe_decides() -> None:
+    with torch.device("meta"):
+        network = blueprint.create(VGG, (3, 32, 32))
+    convs = {name: layer for name, layer in network.module.named_modules() if isinstance(layer, nn.Conv2d)}
+    wide = {least: [name for name, conv in convs.items() if conv.in_channels >= least] for least in (64, 128, 256)}
+    assert packed_layers(SSC(), network) == wide[128] and packed_layers(SSC(), network, "bf16") == wide[256]
+    assert packed_layers(SSC(packed=True), network, "bf16") == wide[64]
+    assert packed_layers(SSC(packed=False), network) == []
+    narrow = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 20}, (3, 32, 32))
+    assert packed_layers(SSC(), narrow) == []
+
+
+def test_on_a_gpu_the_masked_form_trains_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "paredown")
+    network = apply(SSC(g=4, p=3), None, dense())
+    names = ("layer3.0.conv2",)
+    gpu = Context(None, torch.device("cuda"), 0)
+    Packed(names).start(network.module, gpu)
+    assert network.module.layer3[0].conv2.groups_run == 1
+    Packed(names, on_gpu=True).start(network.module, gpu)
+    assert network.module.layer3[0].conv2.groups_run == 4
+    assert caplog.text.count("masked dense form on a GPU") == 1 and "1 layers train in packed form" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_ranks_train_packed_as_they_do_masked(tmp_path: Path) -> None:
+    small = ["dataset=digits", "model=resnet20", "model.depth=8", "model.width=2", "debug=fast", "recipe.precision=32"]
+    cheap = ["latency.seconds=0.02", "tracking=off", "trainer.progress=false", "trainer.accelerator=cpu"]
+    words = ["method=ssc", "method.g=4", "method.p=3", *small, *cheap, "trainer=ddp"]
+    states = [
+        execute.run([*words, f"method.packed={value}", f"output={tmp_path / value}"]).state
+        for value in ("true", "false")
+    ]
+    assert states[0].name == states[1].name  # one key: the same thing in another way
+    ours, theirs = (blueprint.load(state).state_dict() for state in states)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-4)
+
+
 def test_equal_plans_share_a_key_and_another_target_changes_it() -> None:
     network = dense()
     found, _ = parts(SSC(), Target("sparsity", 0.9), network)
@@ -161,6 +210,9 @@ def test_equal_plans_share_a_key_and_another_target_changes_it() -> None:
     again, _ = parts(SSC(), Target("sparsity", 0.9), network)
     keys = [stage_key(edit, "", 0, "") for edit in (found, other, again)]
     assert keys[0] == keys[2] != keys[1]
+    fits = [parts(SSC(packed=value), Target("sparsity", 0.9), network)[1] for value in (True, False)]
+    assert fits[0].hooks and not fits[1].hooks
+    assert stage_key(fits[0], "", 0, "") == stage_key(fits[1], "", 0, "")  # the same thing in another way
 
 
 @pytest.mark.parametrize(
@@ -173,6 +225,7 @@ def test_equal_plans_share_a_key_and_another_target_changes_it() -> None:
         (SSC(p_1x1=2), Target("speed_up", 2), r"leave out method\.p_1x1"),
         (SSC(g=4, p=2, pointwise_only=True), None, r"leave out method\.g=4"),
         (SSC(g=4, p=0), None, "never meet"),
+        (SSC(g=3, p=3, packed=True), None, r"packed=true: no layer splits into groups of 16 channels under g=3, p=3"),
         (SSC(), Target("sparsity", 0.999), r"sparsity=0\.999 is out of SSC's reach"),
         (SSC(), Target("speed_up", 1.05), r"speed_up=1\.05 is out of SSC's reach .* speed_up=1\.\d+"),
     ],

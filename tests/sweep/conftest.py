@@ -12,6 +12,15 @@ overrides: [dataset=digits, model=resnet20, model.depth=8, dataset.fraction=0.1,
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One Ray at a time: of the processes that test (pytest -n), one gets all slow tests of this folder."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str], list[str]]:
     """Writes a sweep file that starts with `TINY`; returns the words that run it with an output folder of its own."""

@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SWEEP = ROOT / "src" / "sweep.py"
 TOKEN = "0123456789abcdef" * 4
-LONG = ["recipe.epochs=80", "trainer.checkpoint_seconds=0"]  # some ten seconds a fit, each epoch kept
+EPOCHS = 40
+LONG = [f"recipe.epochs={EPOCHS}", "trainer.checkpoint_seconds=0"]  # some seconds a fit, each epoch kept
 
 
 def environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from driving import LONG, SWEEP, TOKEN, Driver, children, environment, epochs_recorded, fits, runs
+from driving import EPOCHS, LONG, SWEEP, TOKEN, Driver, children, environment, epochs_recorded, fits, runs
 from nodes import Node
 
 from paredown.errors import UserError
@@ -40,7 +40,7 @@ def test_a_node_dies_another_joins_and_nothing_is_lost(written, head) -> None:
     assert "4 of 4 experiments done" in said and fits(sweep.output) == 4
     database = sweep.output / "mlflow.db"
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1} and children(database) == 4
-    assert epochs_recorded(database) == [80] * 4
+    assert epochs_recorded(database) == [EPOCHS] * 4
 
 
 @pytest.mark.slow

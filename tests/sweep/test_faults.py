@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from driving import LONG, Driver, alive, children, epochs_recorded, fits, runs, starts
+from driving import EPOCHS, LONG, Driver, alive, children, epochs_recorded, fits, runs, starts
 from steps import words
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_a_worker_killed_goes_on_at_its_checkpoint(written) -> None:
     database = sweep.output / "mlflow.db"
     assert len(sweep.results()) == 4 and sorted(starts(sweep.output))[:3] == [1, 1, 1]
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1} and children(database) == 4
-    assert epochs_recorded(database) == [80] * 4 and fits(sweep.output) == 4
+    assert epochs_recorded(database) == [EPOCHS] * 4 and fits(sweep.output) == 4
 
 
 def test_what_raises_diverges_or_keeps_dying_is_named_and_the_others_go_on(written) -> None:
@@ -51,7 +51,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(written) -> None:
     assert f"{done} of them before" in again.wait()
     database = sweep.output / "mlflow.db"
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1} and children(database) == 4
-    assert epochs_recorded(database) == [80] * 4
+    assert epochs_recorded(database) == [EPOCHS] * 4
     assert starts(sweep.output).count(1) >= 2  # what was in flight, two at most, was begun again
 
 
@@ -69,7 +69,7 @@ def test_an_interrupted_sweep_says_the_command_and_resumes(written, blow) -> Non
     assert runs(database)["sweep KILLED"] == 1 and not [status for status in runs(database) if "RUNNING" in status]
     Driver(arguments).wait()
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1}
-    assert epochs_recorded(database) == [80] * 4
+    assert epochs_recorded(database) == [EPOCHS] * 4
 
 
 def test_two_sweeps_at_once_on_one_store_train_once(written) -> None:
@@ -84,7 +84,7 @@ def test_two_sweeps_at_once_on_one_store_train_once(written) -> None:
 
 
 def test_the_same_sweep_twice_is_refused(written) -> None:
-    arguments = [*written(SEEDS), *LONG]
+    arguments = [*written(SEEDS), "recipe.epochs=1000"]
     first = Driver(arguments)
     first.until(lambda: list(first.output.glob("sweeps/*/tracking/journal.jsonl")))
     assert "sweep tiny is running already" in Driver(arguments).wait(code=2)

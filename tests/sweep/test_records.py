@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from driving import LONG, Driver, children, epochs_recorded, runs
+from driving import EPOCHS, LONG, Driver, children, epochs_recorded, runs
 
 from mlflow_server import Server
 from paredown.sweep.board import Board
@@ -28,7 +28,7 @@ def test_mlflow_is_away_while_a_sweep_runs(written, tmp_path) -> None:
         sweep.wait()
         Driver(arguments).wait()  # sends what waits, where the sweep was over before the server was back
         assert runs(tmp_path / "db") == {"experiment FINISHED": 3, "sweep FINISHED": 1}
-        assert children(tmp_path / "db") == 3 and epochs_recorded(tmp_path / "db") == [80] * 3
+        assert children(tmp_path / "db") == 3 and epochs_recorded(tmp_path / "db") == [EPOCHS] * 3
     finally:
         server.kill()
 

@@ -17,9 +17,13 @@ POINTS = "points: [[method=dense], [method=ssc, speed_up=2]]\n"
 
 def test_the_switch(written) -> None:
     words = written(POINTS)
-    assert load(words).kinds == () and load([*words, "controls=true"]).kinds == ("random", "uniform", "dense")
-    assert load([*words, "controls=dense"]).kinds == ("dense",)
-    assert load(written(POINTS + "controls: [random, dense]\n")).kinds == ("random", "dense")
+    assert load(words).control_kinds == () and load([*words, "controls=true"]).control_kinds == (
+        "random",
+        "uniform",
+        "dense",
+    )
+    assert load([*words, "controls=dense"]).control_kinds == ("dense",)
+    assert load(written(POINTS + "controls: [random, dense]\n")).control_kinds == ("random", "dense")
     with pytest.raises(UserError, match=r"controls=\['rando'\] \(some of random, uniform, dense, or true\)"):
         load([*words, "controls=[rando]"])
 

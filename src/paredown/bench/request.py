@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ def parse(words: Sequence[str]) -> Request:
     chosen = any(word.startswith("model=") for word in overrides)
     if "run" in given:
         settings(list(overrides), KNOWN)  # a run is what it is: any other word is a mistake
+    _check_keys(overrides)
     if ("run" in given) == chosen:
         raise UserError(
             "bench what? give run=ID (or a folder), or model=NAME with method=, sparsity= ... as src/run.py"
@@ -59,6 +61,16 @@ def parse(words: Sequence[str]) -> Request:
     values |= {"batches": tuple(_batches(given["batch"]))} if "batch" in given else {}
     values |= {name: Path(given[name]).expanduser() for name in ("output", "folder") if name in given}
     return Request(**values, uri=given.get("tracking.uri"))
+
+
+def _check_keys(overrides: Sequence[str]) -> None:
+    """UserError where an override begins with what neither a bench nor an experiment has; the rest is for Hydra."""
+    from paredown.config import roots  # Hydra: not for --help
+
+    known = {*KNOWN, *roots()}
+    for word in overrides:
+        if re.split("[=.@]", word.lstrip("+~-"))[0] not in known:
+            settings([word], known)
 
 
 def _batches(text: str) -> list[int]:

@@ -10,12 +10,13 @@ from rich.table import Table
 from paredown.bench.measure import Batch, Bench, SpeedUp
 from paredown.figures import COLOURS, page, per_layer
 
+RATIO = "dense / deployed"  # of the same precision
 HEADS: dict[str, Literal["left", "right"]] = {
     "batch": "right",
     "network": "left",
     "ms (95 % interval)": "right",
     "form": "left",
-    "dense / deployed": "right",  # of the same precision
+    RATIO: "right",
 }
 
 
@@ -25,7 +26,7 @@ def table(bench: Bench) -> None:
     console.print(title(bench), style="bold", highlight=False, soft_wrap=True)
     whole = Table()
     for name, justify in HEADS.items():
-        whole.add_column(name, justify=justify, no_wrap=True)
+        whole.add_column(name, justify=justify, no_wrap=name != RATIO)  # a narrow terminal folds it, cuts nothing
     for batch in bench.batches:
         for row in _rows(batch):
             whole.add_row(*row)

@@ -27,7 +27,7 @@ from paredown.plan import Network
 log = logging.getLogger("paredown")
 LIBRARY = ("plain", "dense", "sparse")
 HOPELESS = 1.25  # a network that takes this many times the best one's time is not timed again
-FEWEST, MOST = 3, 25  # rounds
+FEWEST, MOST = 3, 200  # rounds
 ENOUGH = 0.03  # seconds for one layer in one form
 
 
@@ -89,7 +89,7 @@ def race(runs: list[Callable[[], Any]], seconds: float) -> list[float]:
     while rounds < FEWEST or (rounds < MOST and time.perf_counter() - started < seconds):
         leader = min(best)
         for index, run in enumerate(runs):
-            if best[index] <= HOPELESS * leader or not rounds:
+            if best[index] <= HOPELESS * leader or rounds < FEWEST:  # one interruption makes nobody hopeless
                 best[index] = min(best[index], _time(run))
         rounds += 1
     return best

@@ -51,7 +51,8 @@ def parse(words: Sequence[str]) -> Request:
     """The request of `words`. UserError for whatever is wrong with them."""
     given = settings(words, KNOWN)
     if ("run" in given) == ("verify" in given):
-        raise UserError("export what? give run=ID (or a folder), or verify=FOLDER of an earlier export")
+        both = ", not both" if "run" in given else ""
+        raise UserError(f"export what? give run=ID (or a folder), or verify=FOLDER of an earlier export{both}")
     values: dict[str, Any] = {name: given[name] for name in ("run", "dataset", "register") if name in given}
     values |= {name: Path(given[name]).expanduser() for name in ("output", "folder", "verify") if name in given}
     values |= {new: given[old] for old, new in (("tracking.uri", "uri"), ("dataset.root", "root")) if old in given}

@@ -42,6 +42,8 @@ def verify(folder: Path, root: str | None = None) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"verify={path.parent}: no export lies there, it has no {path.name}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no certificate: {type(error).__name__}; export the run again") from error
     if not data.get("certified"):

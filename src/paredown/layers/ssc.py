@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from paredown.errors import UserError
 from paredown.layers._ssc_choice import Choice, apply_pair, choose
 from paredown.layers._ssc_layers import Policy, Scope
+from paredown.layers._ssc_packed import LEAST, packed_convolution, packed_groups
 from paredown.layers._ssc_pattern import Kernel, Parity, clip, dead_inputs, nonzeros, support
 from paredown.layers.masked import MaskedConv2d
 
 __all__ = [
+    "LEAST",
     "Choice",
     "Kernel",
     "Parity",
@@ -23,6 +25,7 @@ __all__ = [
     "clip",
     "dead_inputs",
     "nonzeros",
+    "packed_groups",
     "support",
 ]
 
@@ -37,6 +40,18 @@ class SSCConv2d(MaskedConv2d):
         pattern = (dense.in_channels, dense.out_channels, dense.kernel_size[0], g, p, parity, kernel)
         super().__init__(dense, support(*pattern), persistent=False)
         self.pattern = pattern
+        self.groups_run = 1
+
+    def pack(self) -> None:
+        """Compute from here on in packed form, where `packed_groups` finds one. The state stays as it is."""
+        self.groups_run = packed_groups(self, *self.pattern[3:5])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, M, H, W) to (B, N, H', W')."""
+        if self.groups_run == 1:
+            return super().forward(x)
+        pointwise = self.pattern[2] > 1 and self.pattern[4] > 0
+        return packed_convolution(self, self.mask, self.groups_run, pointwise, x)
 
     def active_weights(self) -> int:
         """The closed form of the count, which needs no look at the mask."""

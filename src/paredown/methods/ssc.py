@@ -6,19 +6,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch import nn
 
 from paredown import blueprint
 from paredown.cost import count
 from paredown.errors import UserError
 from paredown.layers.masked import MaskedConv2d
-from paredown.layers.ssc import Choice, Kernel, Parity, Policy, Scope, apply_pair, choose
-from paredown.plan import Context, Edit, Fit, Method, Network, Recipe, Stage, Target
+from paredown.layers.ssc import LEAST, Choice, Kernel, Parity, Policy, Scope, apply_pair, choose, packed_groups
+from paredown.plan import Context, Edit, Fit, Hooks, Method, Network, Recipe, Stage, Target
+from paredown.training.packed import Packed
 
 log = logging.getLogger("paredown")
 Init = Literal["dense", "sparse_fan_out"]
+PAYS, PAYS_IN_HALF = 128, 256  # input channels from which the packed form was measured faster, by precision
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class SSC(Method):
     replace_first: bool = False
     replace_shortcuts: bool = True
     pointwise_only: bool = False
+    packed: Literal["auto", True, False] = "auto"
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
         """Swap the convolutions, then train. Raises UserError for no (g, p), two ways to say it, or none in reach."""
@@ -42,7 +46,22 @@ class SSC(Method):
         _tell(choice)
         layers = {name: list(pair) for name, pair in choice.layers.items()}
         settings = {"layers": layers, "parity": self.parity, "kernel": self.kernel, "init": self.init}
-        return [Edit("ssc", swap, settings), Fit("train", recipe)]
+        return [Edit("ssc", swap, settings), Fit("train", recipe, self._hooks(choice, network, recipe))]
+
+    def _hooks(self, choice: Choice, network: Network, recipe: Recipe) -> tuple[Hooks, ...]:
+        """Trains in packed form the layers that gain by it: by a rule, not a timing, so that two runs give one result.
+        What was measured are 3 x 3 kernels. UserError where all should be and none can."""
+        if self.packed is False:
+            return ()
+        convs = {name: cast(nn.Conv2d, network.module.get_submodule(name)) for name in choice.layers}
+        fitting = [name for name, pair in choice.layers.items() if packed_groups(convs[name], *pair) > 1]
+        if self.packed == "auto":
+            least = PAYS if recipe.precision == "32" else PAYS_IN_HALF
+            fitting = [name for name in fitting if convs[name].in_channels >= least and convs[name].kernel_size[0] > 1]
+        elif not fitting:
+            pair = f"g={choice.g}, p={choice.p}"
+            raise UserError(f"method.packed=true: no layer splits into groups of {LEAST} channels under {pair}")
+        return (Packed(tuple(fitting), on_gpu=self.packed is True),) if fitting else ()
 
     def _choose(self, target: Target | None, network: Network) -> Choice:
         policy = Policy(self.replace_first, self.replace_shortcuts, self.pointwise_only, self.parity, self.kernel)

@@ -15,13 +15,18 @@ PLACES = ("output", "store", "trainer.", "tracking.", "dataset.root", "dataset.c
 ELSEWHERE = (*PLACES, "seed", "names.", "latency.seconds")
 TOLD = ("sparsity", "speed_up", "control")  # in words of their own
 CONTROL = "control"
+UNSAID = {"deploy": "plain"}  # what a parameter was before there was a choice
 
 
 def identity(run: Run) -> str:
-    """The same text for two runs that differ in their seed and in where they ran alone. A parameter that is null is as
-    one that an older version did not have."""
-    params = {k: v for k, v in run.data.params.items() if not k.startswith(ELSEWHERE) and v != "null"}
-    return json.dumps(params, sort_keys=True)
+    """The same text for two runs that differ in their seed and in where they ran alone. A parameter that is null, or
+    UNSAID, is as one that an older version did not have."""
+    return json.dumps(_told(run), sort_keys=True)
+
+
+def _told(run: Run) -> dict[str, str]:
+    params = {name: value for name, value in run.data.params.items() if not name.startswith(ELSEWHERE)}
+    return {name: value for name, value in params.items() if value not in ("null", UNSAID.get(name))}
 
 
 def controlled(run: Run) -> str:
@@ -33,8 +38,8 @@ def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
     """For each method the parameters in which its runs differ, apart from those of ELSEWHERE."""
     found: dict[str, list[str]] = {}
     for method in {run.data.tags.get("method", "") for run in runs}:
-        own = [run.data.params for run in runs if run.data.tags.get("method", "") == method]
-        names = sorted({name for params in own for name in params if not name.startswith(ELSEWHERE)})
+        own = [_told(run) for run in runs if run.data.tags.get("method", "") == method]
+        names = sorted({name for params in own for name in params})
         found[method] = [name for name in names if len({params.get(name) for params in own}) > 1]
     return found
 

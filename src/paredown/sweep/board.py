@@ -80,7 +80,7 @@ class Board:
         """The controls, where the sweep wants any, of what is finished since this was last asked for."""
         fresh = [planned for key, planned in self.points.items() if key in self.results and key not in self._controlled]
         self._controlled |= {planned.experiment.key for planned in fresh}
-        if self.plan.sweep.kinds:
+        if self.plan.sweep.control_kinds:
             for planned in planned_controls(self.plan.sweep, fresh):
                 self.add(planned)
 

@@ -73,7 +73,10 @@ def _run(words: list[str], only_plan: bool) -> bool:
         from paredown.sweep.run import run
         from paredown.sweep.tables import show_results
 
-        planned = plan(sweep)
+        try:
+            planned = plan(sweep)
+        except UserError as error:
+            end(str(error), MISTAKE)  # at once: a Ray that is starting has to be waited for
         logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
         logging.getLogger("paredown").setLevel(logging.WARNING)
         board = run(planned, link)

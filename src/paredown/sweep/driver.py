@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -82,4 +83,10 @@ def _scheduler(stop: Stop) -> Any:
     common: dict[str, Any] = {"time_attr": "epochs_done", "metric": stop.metric, "mode": "max"}
     if stop.rule == "asha":
         return ASHAScheduler(**common, grace_period=stop.grace, max_t=NEVER)
-    return MedianStoppingRule(**common, grace_period=stop.grace)
+
+    class Median(MedianStoppingRule):
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            """Nothing: the last report is the experiment's result, its epochs were heard of before."""
+
+    never: Any = math.inf  # a trial that is paused would lose its epoch
+    return Median(**common, grace_period=stop.grace, min_time_slice=never)

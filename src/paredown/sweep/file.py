@@ -125,7 +125,12 @@ class Sweep:
                 ("resources.workers", self.resources.workers, "at least 1", self.resources.workers >= 1),
                 ("resources.across_nodes", True, "for 2 resources.workers or more", self._may_spread),
                 ("retries", self.retries, "at least 0", self.retries >= 0),
-                ("controls", list(self.kinds), f"some of {', '.join(CONTROLS)}, or true", {*self.kinds} <= {*CONTROLS}),
+                (
+                    "controls",
+                    list(self.control_kinds),
+                    f"some of {', '.join(CONTROLS)}, or true",
+                    {*self.control_kinds} <= {*CONTROLS},
+                ),
                 *_wrong_search(self),
                 *((f"grid.{key}", list(values), "at least one value", values) for key, values in self.grid.items()),
             )
@@ -135,7 +140,7 @@ class Sweep:
             raise UserError(f"sweep {self.name}: {'; '.join(wrong)}")
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def control_kinds(self) -> tuple[str, ...]:
         """The kinds of control that are wanted."""
         if isinstance(self.controls, bool):
             return CONTROLS if self.controls else ()
@@ -225,7 +230,7 @@ def proposed(sweep: Sweep, values: Mapping[str, Any]) -> Point:
 
 def control_points(sweep: Sweep, point: Point) -> Iterator[Point]:
     """The controls of `point` that `sweep` asks for."""
-    for kind in sweep.kinds:
+    for kind in sweep.control_kinds:
         yield Point(f"{point.label} control={kind}".strip(), merged(point.overrides, (f"control={kind}",)))
 
 

@@ -59,7 +59,7 @@ def summary(plan: Plan) -> str:
 
 
 def _awaited(plan: Plan) -> str:
-    kinds = plan.sweep.kinds
+    kinds = plan.sweep.control_kinds
     return f"; when they are done, the controls of each compressed network: {', '.join(kinds)}" if kinds else ""
 
 

@@ -34,14 +34,13 @@ class WorkerDied(RuntimeError):
 def specification(planned: Planned, resources: Resources) -> dict[str, Any]:
     """All that a process anywhere needs to run `planned`, as JSON data: no relative path, nothing left to choose."""
     experiment = planned.experiment
-    config = json.loads(json.dumps(experiment.config))
+    config = json.loads(json.dumps(experiment.settled))
     config["output"] = str(experiment.output)
     config["dataset"] |= _places(experiment.data)
     if config["transfer"].get("dataset"):
         config["transfer"]["dataset"] |= _places(experiment.source)
     if config["model"]["weights"]:
         config["model"]["weights"] = str(Path(config["model"]["weights"]).absolute())
-    config["recipe"]["precision"] = experiment.recipe.precision
     config["tracking"]["uri"] = "off"  # the journal alone: the driver is the only one that writes to MLflow
     config["trainer"]["threads"] = config["trainer"]["threads"] or max(1, int(resources.cpus))
     given = {"config": config, "key": experiment.key}

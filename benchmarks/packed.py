@@ -1,0 +1,97 @@
+"""A training step of SSC in packed form against the masked dense form, in turns.
+
+    python benchmarks/packed.py --model vgg19 --sparsity 0.9 --batch 128 --precision 32
+
+Forward, loss, backward and optimiser step on random images, batch norm in training mode, channels-last; medians and the
+middle half of the single rounds' ratios. The layers are those that `method.packed=auto` packs (`--all`: true).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from paredown import blueprint
+from paredown.cost.latency import device_name
+from paredown.methods.ssc import SSC
+from paredown.plan import Context, Edit, Fit, Hooks, Recipe, Target
+from paredown.training.module import make_optimizer
+
+RESNET = "paredown.models.resnet.cifar_resnet"
+MODELS = {
+    "vgg19": {"_target_": "paredown.models.vgg.vgg19_bn"},
+    "resnet20": {"_target_": RESNET, "depth": 20},
+    "resnet32": {"_target_": RESNET, "depth": 32},
+    "resnet32x2": {"_target_": RESNET, "depth": 32, "width": 2},
+    "resnet18": {"_target_": "paredown.models.vision.resnet18", "stem": "cifar", "num_classes": 10},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="vgg19")
+    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
+    parser.add_argument("--all", action="store_true", help="pack every layer that splits")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    network = blueprint.create(MODELS[options.model], (3, 32, 32))
+    recipe = Recipe(epochs=1, learning_rate=0.001, precision=options.precision)
+    method = SSC(packed=True if options.all else "auto")
+    edit, fit = method.plan(Target("sparsity", options.sparsity), network, recipe)
+    assert isinstance(edit, Edit) and isinstance(fit, Fit)
+    context = Context(None, torch.device(options.device), 0)
+    edit.function(network, context, **edit.arguments)
+    packed = sum(len(hook.layers) for hook in fit.hooks)
+    steps = [stepper(copy.deepcopy(network.module), hooks, context, options) for hooks in ((), fit.hooks)]
+    for step in steps * 2:
+        step()
+    rounds = [[step() for step in steps] for _ in range(options.rounds)]
+    low, middle, high = statistics.quantiles([masked / own for masked, own in rounds], n=4)
+    ms = [1e3 * statistics.median(column) for column in zip(*rounds, strict=True)]
+    where = f"{device_name(context.device)}, {options.threads} thread(s), {time.strftime('%F %R')}"
+    print(f"{options.model} {options.sparsity:.0%} batch {options.batch} precision {options.precision} ({where})")
+    print(
+        f"  {packed} of {len(network.blueprint)} layers packed: {ms[0]:.0f} ms masked, {ms[1]:.0f} ms packed, ", end=""
+    )
+    print(f"{middle:.2f}x ({low:.2f}-{high:.2f}) in {options.rounds} rounds")
+
+
+def stepper(module: nn.Module, hooks: tuple[Hooks, ...], context: Context, options: argparse.Namespace):
+    """A function that makes one training step and returns its seconds."""
+    module = module.train()
+    for hook in hooks:
+        hook.start(module, context)
+    module = module.to(context.device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(module, Recipe(epochs=1, learning_rate=0.001))
+    images = torch.randn(options.batch, 3, 32, 32, device=context.device).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (options.batch,), device=context.device)
+    half = options.precision == "bf16"
+
+    def step() -> float:
+        started = time.perf_counter()
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=half):
+            loss = cross_entropy(module(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if context.device.type != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
