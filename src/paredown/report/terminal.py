@@ -22,12 +22,12 @@ def show(report: Report, files: list[Path]) -> None:
     extra = COLUMNS if console.width >= WIDE else {}
     columns = {name: head for name, head in extra.items() if name in report.runs and name != report.x.name}
     table = Table()
-    table.add_column("setting", no_wrap=True)
+    table.add_column("setting", overflow="fold")  # alone gives way in a narrow terminal
     for head in ("seeds", report.y.name, report.x.name):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for head in columns.values():
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for name, row in report.points.iterrows():
         marks = "*" if row["front"] else " "
         words = [f"{marks} {escape(str(name))}", str(row["seeds"]), spread(row, "y"), spread(row, "x"), row["state"]]
