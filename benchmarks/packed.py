@@ -14,14 +14,12 @@ import statistics
 import time
 
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
+from steps import parse, stepper
 
 from paredown import blueprint
 from paredown.cost.latency import device_name
 from paredown.methods.ssc import SSC
-from paredown.plan import Context, Edit, Fit, Hooks, Recipe, Target
-from paredown.training.module import make_optimizer
+from paredown.plan import Context, Edit, Fit, Recipe, Target
 
 RESNET = "paredown.models.resnet.cifar_resnet"
 MODELS = {
@@ -37,15 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="vgg19")
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     parser.add_argument("--all", action="store_true", help="pack every layer that splits")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = parse(parser)
     network = blueprint.create(MODELS[options.model], (3, 32, 32))
     recipe = Recipe(epochs=1, learning_rate=0.001, precision=options.precision)
     method = SSC(packed=True if options.all else "auto")
@@ -54,7 +46,12 @@ def main() -> None:
     context = Context(None, torch.device(options.device), 0)
     edit.function(network, context, **edit.arguments)
     packed = sum(len(hook.layers) for hook in fit.hooks)
-    steps = [stepper(copy.deepcopy(network.module), hooks, context, options) for hooks in ((), fit.hooks)]
+    steps = []
+    for hooks in ((), fit.hooks):
+        module = copy.deepcopy(network.module)
+        for hook in hooks:
+            hook.start(module, context)
+        steps.append(stepper(module, options, half=options.precision == "bf16"))
     for step in steps * 2:
         step()
     rounds = [[step() for step in steps] for _ in range(options.rounds)]
@@ -66,31 +63,6 @@ def main() -> None:
         f"  {packed} of {len(network.blueprint)} layers packed: {ms[0]:.0f} ms masked, {ms[1]:.0f} ms packed, ", end=""
     )
     print(f"{middle:.2f}x ({low:.2f}-{high:.2f}) in {options.rounds} rounds")
-
-
-def stepper(module: nn.Module, hooks: tuple[Hooks, ...], context: Context, options: argparse.Namespace):
-    """A function that makes one training step and returns its seconds."""
-    module = module.train()
-    for hook in hooks:
-        hook.start(module, context)
-    module = module.to(context.device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(module, Recipe(epochs=1, learning_rate=0.001))
-    images = torch.randn(options.batch, 3, 32, 32, device=context.device).to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (options.batch,), device=context.device)
-    half = options.precision == "bf16"
-
-    def step() -> float:
-        started = time.perf_counter()
-        with torch.autocast(context.device.type, torch.bfloat16, enabled=half):
-            loss = cross_entropy(module(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if context.device.type != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    return step
 
 
 if __name__ == "__main__":

@@ -21,3 +21,9 @@ def test_what_was_chosen_is_one() -> None:
     runs = [run(deploy="auto"), run(deploy="plain"), run()]
     assert len({identity(one) for one in runs}) == 2
     assert label(runs[0], varied(runs)) == "ssc deploy=auto"
+
+
+def test_packed_training_is_the_same_setting_and_random_designs_are_not() -> None:
+    assert identity(run(**{"method.packed": "auto"})) == identity(run())
+    searched, drawn = run(**{"method.search.by": "gradient"}), run(**{"method.search.by": "random"})
+    assert identity(searched) == identity(run()) != identity(drawn)

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-# Parameters that do not make another setting: where it ran, what it was called, and the seed.
+# Parameters that do not make another setting: where and in which form it ran, what it was called, and the seed.
 PLACES = ("output", "store", "trainer.", "tracking.", "dataset.root", "dataset.cache")
-ELSEWHERE = (*PLACES, "seed", "names.", "latency.seconds")
+ELSEWHERE = (*PLACES, "seed", "names.", "latency.seconds", "method.packed")
 TOLD = ("sparsity", "speed_up", "control")  # in words of their own
 CONTROL = "control"
-UNSAID = {"deploy": "plain"}  # what a parameter was before there was a choice
+UNSAID = {
+    "deploy": "plain",
+    "method.search.by": "gradient",
+    "method.search.number": "0",
+}  # what a parameter was before there was a choice
 
 
 def identity(run: Run) -> str:
