@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def test_a_program_with_a_pickle_is_not_loaded(source: Source, tmp_path: Path) -
     program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))  # torch pickles the example inputs
     torch.export.save(program, tmp_path / "model.pt2")
     with pytest.raises(UserError, match="holds pickled data"):
+        format_of("program").load(tmp_path / "model.pt2")
+
+
+@pytest.mark.parametrize("trick", ["no blanks", "an older format"])
+def test_nor_is_one_that_hides_it(trick: str, source: Source, tmp_path: Path) -> None:
+    format_of("program").write(source, tmp_path / "whole.pt2")
+    with zipfile.ZipFile(tmp_path / "whole.pt2") as whole, zipfile.ZipFile(tmp_path / "model.pt2", "w") as changed:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if trick == "no blanks" and name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle":true', 1)
+                assert b'"use_pickle":true' in content
+            changed.writestr(name, content)
+        if trick == "an older format":
+            changed.writestr("whole/data/weights/model.pt", b"a pickle")
+    with pytest.raises(UserError, match="holds pickled data in whole/data/weights/model"):
         format_of("program").load(tmp_path / "model.pt2")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from paredown.errors import UserError
 from paredown.export.files import Loaded, Source, damaged
 
 FACTS = "paredown.json"
+# what torch.export.save writes of a program like ours, and reads as numbers and JSON; its older formats are pickles
+PLAIN = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/\w+|extra/[^/]+|models/model\.json"
+    r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json))"
+)
 
 
 def write(source: Source, path: Path, opset: int | None = None) -> None:
@@ -47,17 +53,25 @@ def load(path: Path) -> Loaded:
 def _check_no_pickle(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("_config.json")]
-            pickled = [name for name in names if '"use_pickle": true' in archive.read(name).decode()]
-            pickled += [info.filename for info in archive.infolist() if _is_sample(info)]
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+            pickled = [info.filename for info in archive.infolist() if not _is_plain(info)]
+            configs = [name for name in archive.namelist() if name.endswith("_config.json")]
+            pickled += [name for name in configs if _asks_for_pickle(archive.read(name).decode())]
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise damaged(path, error) from error
     if pickled:
         raise UserError(f"{path} holds pickled data in {pickled[0]}, which is not loaded: export it again")
 
 
-def _is_sample(info: zipfile.ZipInfo) -> bool:
-    return "/data/sample_inputs/" in info.filename and info.file_size > 0
+def _is_plain(info: zipfile.ZipInfo) -> bool:
+    """Whether torch reads this member without a pickle: whatever is not known to be so is none of ours."""
+    empty_sample = info.filename.endswith("/data/sample_inputs/model.pt") and not info.file_size
+    return empty_sample or PLAIN.fullmatch(info.filename) is not None
+
+
+def _asks_for_pickle(config: str) -> bool:
+    asked: list[bool] = []
+    json.loads(config, object_hook=lambda entry: asked.append(entry.get("use_pickle", False) is not False))
+    return any(asked)
 
 
 def _first(error: Exception) -> str:
