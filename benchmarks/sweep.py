@@ -2,10 +2,10 @@
 
     python benchmarks/sweep.py [--address HOST:PORT] [--trials 20] [--parts start trials replay plain]
 
-Every part runs in a process of its own, on the embedded digits. `start`: seconds from the command to the first trial.
-`trials`: experiments that train next to nothing, in reused actors and not. `plain`: trials that do nothing, through our
-searcher and through plain Ray Tune, and ones that import Lightning, through ours. `replay`: a finished sweep of 200
-experiments, asked for again.
+Every part runs in a process of its own, on the embedded digits. `start`: seconds from the command to the first trial,
+the data set decoded before. `trials`: experiments that train next to nothing, in reused actors and not. `plain`: trials
+that do nothing, through our searcher and through plain Ray Tune, and ones that import Lightning, through ours. `replay`:
+a finished sweep of 200 experiments, asked for again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main() -> None:
 
 def start(folder: Path, cluster: list[str], trials: int) -> list[dict]:
     command, output = _command(folder / "start", 1, cluster)
+    subprocess.run([*command, "--plan"], check=True, **_quiet())
     began = time.perf_counter()
     with subprocess.Popen(command, **_quiet()) as process:
         seconds = {}

@@ -57,6 +57,11 @@ def compose_all(lists: Iterable[Sequence[str]]) -> Iterator[dict[str, Any]]:
         yield values
 
 
+def root(override: str) -> str:
+    """What `override` begins with: the key, or the group, that `roots` must know."""
+    return re.split("[=.@/]", override.lstrip("+~-"))[0]
+
+
 def roots() -> list[str]:
     """What an override may begin with: the groups of `conf/` and the keys of `conf/config.yaml`."""
     own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))

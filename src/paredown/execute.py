@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 import torch
 
 from paredown import blueprint, distributed
@@ -20,7 +19,6 @@ from paredown.errors import UserError
 from paredown.experiment import Experiment, Step, prepare
 from paredown.plan import Context, Edit, Network, describe
 from paredown.store import Record
-from paredown.training.fit import fit
 from paredown.training.machine import tell_precision
 
 if TYPE_CHECKING:
@@ -135,8 +133,12 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
     alone = nullcontext() if distributed.rank() else store.lock(step.key, lambda: log.info(WAITING, stage.name))
     with alone:
         if not distributed.from_rank_zero(store.has(step.key)):
+            from pytorch_lightning import seed_everything  # here, so that planning does without
+
+            from paredown.training.fit import fit
+
             started = time.perf_counter()
-            pl.seed_everything(step.seed % 2**32, verbose=False)
+            seed_everything(step.seed % 2**32, verbose=False)
             history: list[Row] = []
             notes: dict[str, Any] = {}
             if isinstance(stage, Edit):

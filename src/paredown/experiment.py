@@ -23,8 +23,7 @@ from paredown.methods.dense import Dense
 from paredown.models.weights import load_pretrained, weights_file
 from paredown.plan import Fit, Method, Network, Outcome, Recipe, Stage, Target, digest, stage_key
 from paredown.store import Store, open_store
-from paredown.training.fit import Machine
-from paredown.training.machine import device_of, resolve_precision
+from paredown.training.machine import Machine, device_of, resolve_precision
 
 TRANSFER_MODES = ("mask_only", "finetune")
 DEPLOYMENTS = ("plain", "auto")

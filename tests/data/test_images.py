@@ -1,9 +1,7 @@
 """What every data set shares, shown on the embedded digits."""
 
-import numpy as np
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -115,41 +113,6 @@ def test_three_values_for_one_channel_are_refused(dataset):
         dataset("digits", "dataset.mean=[0,0,0]", "dataset.std=[1,1,1]").prepare()
 
 
-class Recorder(LightningModule):
-    """Notes the labels it is given, by epoch and loader."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(64, 10)
-        self.seen, self.evaluated = {}, {}
-
-    def training_step(self, batch, index):
-        images, labels = batch
-        self.seen.setdefault(self.current_epoch, []).append(labels)
-        return torch.nn.functional.cross_entropy(self.layer(images.flatten(1)), labels)
-
-    def validation_step(self, batch, index, dataloader_idx=0):
-        self.evaluated[dataloader_idx] = self.evaluated.get(dataloader_idx, 0) + len(batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def test_lightning_sets_the_epoch_and_reads_both_splits(dataset, tmp_path):
-    data, module = dataset("digits"), Recorder()
-    data.batch_size, data.seed = 64, 5
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = Trainer(max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, enable_model_summary=False, **quiet)
-    trainer.fit(module, datamodule=data)
-    loader = data.train_loader(64, 5, "cpu")
-    for epoch in range(2):
-        loader.set_epoch(epoch)
-        expected = torch.cat([labels for _, labels in loader])
-        assert torch.equal(torch.cat(module.seen[epoch]), expected)
-    assert module.evaluated == {0: 144 * 2, 1: 359 * 2}
-    assert not np.array_equal(torch.cat(module.seen[0]), torch.cat(module.seen[1]))
-
-
 def test_a_choice_of_a_split_is_fixed_and_comes_in_every_pass(dataset):
     data = dataset("digits")
     data.prepare()
@@ -167,26 +130,3 @@ def test_a_choice_of_a_split_is_fixed_and_comes_in_every_pass(dataset):
     assert seen(dataset("digits", "dataset.split_seed=1").eval_loader("val", 64, "cpu", images=20)) != chosen
     changed = seen(data.chosen_loader("train", 50, 3, "cpu", images=20, augmented=True))
     assert len(changed) == 20
-
-
-def test_what_a_hook_offers_is_trained_on(dataset):
-    class Model(LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.seen = torch.nn.Linear(1, 1), 0
-
-        def training_step(self, batch, index):
-            self.seen += len(batch[1])
-            return self.layer(torch.ones(1)).sum()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    data, model = dataset("digits"), Model()
-    data.offers = (
-        lambda data, batch_size, seed, **place: None,
-        lambda data, batch_size, seed, **place: data.chosen_loader("val", batch_size, seed, **place, images=30),
-    )
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    Trainer(max_epochs=1, limit_val_batches=0, enable_model_summary=False, **quiet).fit(model, datamodule=data)
-    assert model.seen == 30

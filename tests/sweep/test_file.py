@@ -65,6 +65,8 @@ def test_of_each_key_the_last_word_counts() -> None:
 
 
 MISTAKES = {
+    ("", "contrls=true"): "unknown key 'contrls': did you mean controls",
+    ("", "resorces.cpus=2"): "unknown key 'resorces': did you mean resources",
     ("", "sweep=no_such"): "no sweep 'no_such'",
     ("gird: {sparsity: [0.9]}",): "unknown setting 'gird': did you mean grid?",
     ("grid: {sparcity: [0.9]}", "method=ssc"): "sparcity=0.9: unknown key 'sparcity': did you mean sparsity?",
@@ -96,6 +98,11 @@ def test_a_mistake_is_one_line(mistake, written, tmp_path) -> None:
     with pytest.raises(UserError) as raised:
         plan(load([*more, *words]))
     assert MISTAKES[mistake] in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_hydras_own_ways_to_write_a_key_are_let_through(written) -> None:
+    words = ["dataset@transfer.dataset=digits", "+trainer.x=1", "~debug", "hydra.job.name=a", "model/a=b"]
+    assert load([*words, *written("")]).typed[: len(words)] == tuple(words)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)

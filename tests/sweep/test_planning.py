@@ -40,7 +40,8 @@ def test_experiments_made_the_same_by_the_command_line_are_one(written) -> None:
 def test_looking_at_the_plan_starts_nothing(written, tmp_path) -> None:
     code = (
         "import atexit, runpy, sys; sys.argv = ['sweep.py', *sys.argv[1:]]\n"
-        "atexit.register(lambda: print('HEAVY', [n for n in ('ray', 'mlflow') if n in sys.modules]))\n"
+        "heavy = ('ray', 'mlflow', 'pytorch_lightning', 'torchvision')\n"
+        "atexit.register(lambda: print('HEAVY', [name for name in heavy if name in sys.modules]))\n"
         f"runpy.run_path({str(SWEEP)!r}, run_name='__main__')"
     )
     words = written(SHARED)

@@ -17,7 +17,8 @@ from paredown.methods._nas_space import place
 from paredown.plan import Context, Fit, Network, Recipe
 from paredown.surgery.design_space import candidates
 from paredown.training.architecture_search import ArchitectureSearch, cost_factor, entropy, mass_shift
-from paredown.training.fit import Machine, fit
+from paredown.training.fit import fit
+from paredown.training.machine import Machine
 from paredown.training.module import Row
 
 POINTS = [["in_group", 1, 1, 400], ["in_group", 1, 2, 800], ["spatial", 1, 1, 600], [None, 1, None, 1000]]

@@ -21,7 +21,8 @@ from paredown.plan import Context, Fit, Hooks, Network, Recipe
 from paredown.surgery.synthetic import Synthesis, SyntheticImages
 from paredown.training.distillation import Distillation, images_of, layer_errors, plateau, soft_loss
 from paredown.training.evaluate import evaluate
-from paredown.training.fit import CHECKPOINT, Machine, fit
+from paredown.training.fit import CHECKPOINT, fit
+from paredown.training.machine import Machine
 from paredown.training.module import FitModule
 
 HOW = Synthesis(batch_size=4)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from paredown import blueprint
 from paredown.data.digits import Digits
 from paredown.plan import Fit, Hooks, Network, Recipe
-from paredown.training.fit import CHECKPOINT, Machine, fit
+from paredown.training.fit import CHECKPOINT, fit
+from paredown.training.machine import Machine
 from paredown.training.module import Row
 
 ARCHITECTURE = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "num_classes": 10, "in_channels": 1}

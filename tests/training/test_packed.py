@@ -12,7 +12,8 @@ from paredown import blueprint
 from paredown.data.digits import Digits
 from paredown.layers.ssc import SSCConv2d
 from paredown.plan import Fit, Hooks, Recipe
-from paredown.training.fit import Machine, fit
+from paredown.training.fit import fit
+from paredown.training.machine import Machine
 from paredown.training.module import Row
 from paredown.training.packed import Packed
 

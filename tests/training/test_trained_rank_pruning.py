@@ -18,7 +18,8 @@ from paredown.data.digits import Digits
 from paredown.layers.low_rank import energy_rank, matrix
 from paredown.plan import Fit, Network, Recipe
 from paredown.surgery.low_rank import convolutions
-from paredown.training.fit import Machine, fit
+from paredown.training.fit import fit
+from paredown.training.machine import Machine
 from paredown.training.module import Row
 from paredown.training.trained_rank_pruning import TrainedRankPruning, spectra, truncated
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +64,11 @@ def parse(words: Sequence[str]) -> Request:
 
 def _check_keys(overrides: Sequence[str]) -> None:
     """UserError where an override begins with what neither a bench nor an experiment has; the rest is for Hydra."""
-    from paredown.config import roots  # Hydra: not for --help
+    from paredown.config import root, roots  # Hydra: not for --help
 
     known = {*KNOWN, *roots()}
     for word in overrides:
-        if re.split("[=.@]", word.lstrip("+~-"))[0] not in known:
+        if root(word) not in known:
             settings([word], known)
 
 

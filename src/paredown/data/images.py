@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
 
 from paredown.data.augment import Augmentation, Normalisation
 from paredown.data.cache import Decoded, cache_folder, load
@@ -36,7 +35,7 @@ class Contents:
     fingerprint: str
 
 
-class ImageData(LightningDataModule):
+class ImageData(ABC):
     """Labelled images with a training, a validation and a test split; `prepare()` opens them.
 
     `root` null means $PAREDOWN_DATA/<name>, or ./data/<name>. `validation` is a count, or a fraction below
@@ -44,11 +43,6 @@ class ImageData(LightningDataModule):
     keeps that part of the other training images, nested. `classes` keeps the first so many classes. `mean`
     and `std` are per channel, of images in [0, 1]. Raises UserError.
     """
-
-    batch_size: int = 128  # global
-    eval_batch_size: int = 256  # of one rank
-    seed: int = 0
-    offers: Sequence[Callable[..., Any]] = ()  # of what to train on in place of the training images (Hooks.loader)
 
     def __init__(
         self,
@@ -64,7 +58,6 @@ class ImageData(LightningDataModule):
         classes: int | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         _check_split(validation, fraction, split_seed, classes)
         _check_channels(mean, std)
         self.name: str = name
@@ -144,7 +137,7 @@ class ImageData(LightningDataModule):
 
     @property
     def eval_splits(self) -> list[Split]:
-        """The splits of `val_dataloader`, in order: "val" where any image is held out, then "test"."""
+        """What is evaluated after an epoch, in order: "val" where any image is held out, then "test"."""
         self.prepare()
         return ["val", "test"] if self.sizes["val"] else ["test"]
 
@@ -207,30 +200,6 @@ class ImageData(LightningDataModule):
         if name not in self._splits:
             raise UserError(f"no split {name!r}: {nearest(name, self._splits)}")
         return self._splits[name]
-
-    def setup(self, stage: str | None = None) -> None:
-        """Lightning's hook: `prepare()`."""
-        self.prepare()
-
-    def train_dataloader(self) -> TrainLoader:
-        """Lightning's hook: what a hook offers, else `train_loader`, with the trainer's device and rank."""
-        place = self._place()
-        made = (offer(self, self.batch_size, self.seed, **place) for offer in self.offers)
-        own = next((loader for loader in made if loader is not None), None)
-        return self.train_loader(self.batch_size, self.seed, **place) if own is None else own
-
-    def val_dataloader(self) -> list[EvalLoader]:
-        """Lightning's hook: one loader for each of `eval_splits`."""
-        return [self.eval_loader(name, self.eval_batch_size, **self._place()) for name in self.eval_splits]
-
-    def _place(self) -> dict[str, Any]:
-        trainer = self.trainer
-        assert trainer is not None, "these hooks belong to a Trainer; without one use train_loader and eval_loader"
-        return {
-            "device": trainer.strategy.root_device,
-            "rank": trainer.global_rank,
-            "world": trainer.world_size,
-        }
 
 
 def check_numbers(kind: type[int | float], **settings: Any) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from paredown.config import ControlKind, make
+from paredown.config import ControlKind, make, root, roots
 from paredown.errors import UserError, nearest
 
 FOLDER = Path(__file__).parents[3] / "sweeps"
@@ -169,7 +169,10 @@ def load(words: Sequence[str]) -> Sweep:
     Raises UserError for whatever is wrong with it or its file.
     """
     words, published = _published(words)
-    own = [word for word in words if word.partition("=")[0].partition(".")[0] in SETTINGS]
+    own = [word for word in words if root(word) in SETTINGS]
+    known = {*SETTINGS, *roots(), "hydra"}
+    if unknown := [root(word) for word in words if "=" in word and root(word) not in known]:
+        raise UserError(f"unknown key {unknown[0]!r}: {nearest(unknown[0], known)}")
     name = next((word.partition("=")[2] for word in own if word.startswith("sweep=")), "")
     path = published.path if published else _find(name)
     try:

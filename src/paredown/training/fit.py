@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,9 @@ import torch
 
 from paredown import distributed
 from paredown.plan import Context, Fit, Network
+from paredown.training.batches import Batches
 from paredown.training.checkpoint import SafeCheckpointIO
-from paredown.training.machine import device_of
+from paredown.training.machine import Machine, device_of
 from paredown.training.module import FitModule, Row
 from paredown.training.progress import Progress
 
@@ -27,24 +27,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "last.safetensors"
 RAY = "ray"  # the strategy of ranks that Ray Train started
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a fit runs on (conf/trainer/). Nothing here is part of a key: it must not change the result.
-
-    `checkpoint_seconds` is the least time between two checkpoints; one is written only at the end of an epoch.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-    sync_batchnorm: bool = False
-    threads: int | None = None
-    eval_batch_size: int = 256
-    checkpoint_seconds: float = 30.0
-    progress: bool = True
 
 
 def fit(
@@ -63,14 +45,13 @@ def fit(
     `folder` holds the checkpoint: run again after a kill, it goes on there and ends bit-equal on the CPU.
     Raises KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
     """
-    data.batch_size, data.eval_batch_size, data.seed = stage.recipe.batch_size, machine.eval_batch_size, seed
-    data.offers = tuple(hook.loader for hook in stage.hooks)
     network.module.train()  # a state comes from the store in eval mode, and Lightning keeps the mode it is given
     for hook in stage.hooks:
         hook.start(network.module, Context(data, device_of(machine.accelerator), seed, shared))
     if stage.recipe.channels_last:
         network.module.to(memory_format=torch.channels_last)
     module = FitModule(network.module, stage, seed, data.eval_splits)
+    batches = Batches(data, stage, seed, machine.eval_batch_size)
     checkpoint = folder / CHECKPOINT
     started = distributed.all_have(checkpoint)
     trainer = _trainer(
@@ -81,7 +62,7 @@ def fit(
     )
     with quiet():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint if started else None)
+            trainer.fit(module, datamodule=batches, ckpt_path=checkpoint if started else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stopped
     network.module.to("cpu")

@@ -1,14 +1,33 @@
-"""What this machine is good at: resolves a recipe's `auto` before anything gets a key."""
+"""What a fit runs on, and what that is good at: resolves a recipe's `auto` before anything gets a key."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 
 from paredown.errors import UserError
 
 log = logging.getLogger("paredown")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a fit runs on (conf/trainer/). Nothing here is part of a key: it must not change the result.
+
+    `checkpoint_seconds` is the least time between two checkpoints; one is written only at the end of an epoch.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    sync_batchnorm: bool = False
+    threads: int | None = None
+    eval_batch_size: int = 256
+    checkpoint_seconds: float = 30.0
+    progress: bool = True
 
 
 def device_of(accelerator: str) -> torch.device:
