@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from driving import ROOT, Driver, environment, epochs_recorded, fits, runs, starts
+from driving import EPOCHS, LONG, ROOT, Driver, environment, epochs_recorded, fits, runs, starts
 from nodes import Node
 
 from mlflow_server import free_port
@@ -111,3 +111,34 @@ def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(writ
     (tmp_path / "new").mkdir()
     assert "4 of 4 experiments done, 4 of them before; 0 failed; 0 trainings" in Driver(elsewhere).wait()
     assert runs(tmp_path / "new" / "out" / "mlflow.db") == {"experiment FINISHED": 4, "sweep FINISHED": 1}
+
+
+def test_a_node_dies_with_all_that_it_had_and_the_objects_are_enough(written, tmp_path, objects) -> None:
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to hide a folder from a process")
+    (tmp_path / "out").mkdir()
+    head = Node()
+    nodes = [head, Node(head.address, own=tmp_path / "out")]
+    try:
+        words = [*written("seeds: [0, 1, 2, 3]\n"), *LONG, f"store={objects}", "cluster=ray"]
+        sweep = Driver([*words, f"cluster.address={head.address}"])
+        sweep.until(lambda: len(epochs_pushed(objects)) == 2)  # each node trains, and one hides its checkpoints from us
+        nodes[1].kill()
+        nodes.append(Node(head.address, own=tmp_path / "out"))
+        said = sweep.wait()
+    finally:
+        nodes[-1].kill()
+        head.kill()
+    assert "4 of 4 experiments done, 0 of them before; 0 failed; 4 trainings" in said
+    assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 4, "sweep FINISHED": 1}
+    assert epochs_recorded(sweep.output / "mlflow.db") == [EPOCHS] * 4
+    assert sorted(starts(sweep.output)) == [1, 1, 1, 2]
+
+
+def epochs_pushed(objects: str) -> list[str]:
+    """The experiments of which an epoch is in the bucket."""
+    import fsspec
+
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    journals = [name for name in fs.find(objects) if name.endswith("journal.jsonl") and "/experiments/" in name]
+    return [name for name in journals if b"train/loss" in fs.cat_file(name)]
