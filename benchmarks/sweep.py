@@ -4,8 +4,8 @@
 
 Every part runs in a process of its own, on the embedded digits. `start`: seconds from the command to the first trial,
 the data set decoded before. `trials`: experiments that train next to nothing, in reused actors and not. `plain`: trials
-that do nothing, through our searcher and through plain Ray Tune, and ones that import Lightning, through ours. `replay`:
-a finished sweep of 200 experiments, asked for again.
+that do nothing, through our searcher and through plain Ray Tune, and ones that import Lightning, through ours.
+`replay`: a finished sweep of 200 experiments, asked for again.
 """
 
 from __future__ import annotations

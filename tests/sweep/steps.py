@@ -12,7 +12,8 @@ from paredown.plan import Context, Edit, Fit, Method, Network, Recipe, Stage, Ta
 
 @dataclass(frozen=True)
 class Steps(Method):
-    """`decay` decides the second fit, `energy` what follows it: above 1 it raises, below 0 it kills the process."""
+    """`decay` decides the second fit, `energy` what follows it: above 1 it raises, below 0 it kills the process, at 1
+    it takes memory without end."""
 
     orthogonality: str = "none"
     decay: float = 0.01
@@ -32,6 +33,9 @@ def shrink(network: Network, context: Context, energy: float) -> None:
         raise ValueError(f"no energy is above 1, not even {energy}")
     if energy < 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    taken = []
+    while energy == 1:
+        taken.append(bytearray(os.urandom(2**20) * 64))
     for parameter in network.module.parameters():
         parameter.data.mul_(1 - energy)
 

@@ -32,10 +32,27 @@ def test_what_raises_diverges_or_keeps_dying_is_named_and_the_others_go_on(writt
     said = sweep.wait(code=1)
     database = sweep.output / "mlflow.db"
     assert len(sweep.results()) == 2  # of decays 0.1 and 0.5 the sound energy
-    assert said.count("no energy is above 1, not even 2.0") >= 2 and said.count("its process died") >= 2
+    assert (
+        said.count("no energy is above 1, not even 2.0") >= 2 and said.count("its process died; The actor is dead") >= 2
+    )
     assert said.count("training diverged") >= 3
     assert not [status for status in runs(database) if "RUNNING" in status]
     assert runs(database)["sweep FINISHED"] == 1 and runs(database)["experiment FINISHED"] == 2
+
+
+def test_out_of_memory_is_named_and_does_not_count_against_a_neighbour(written, monkeypatch) -> None:
+    utils = pytest.importorskip("ray._private.utils")
+    used, total = utils.get_used_memory(), utils.get_system_memory()
+    if total - used < 8 * 2**30:
+        pytest.skip("needs 8 GiB of free memory, to take 4 of them")
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((used + 4 * 2**30) / total))
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    sweep = Driver([*written(words([0.1], [0.1, 1, 0.3])), "recipe.epochs=10", "retries=1"])
+    said = sweep.wait(code=1)
+    assert said.count("failed: ") == said.count("failed: +method.energy=1: its process died; out of memory") == 2
+    assert "again: +method.energy=1: its process died; out of memory" in said
+    assert "2 of 3 experiments done" in said and "Traceback" not in said
+    assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 2, "experiment FAILED": 1, "sweep FINISHED": 1}
 
 
 def test_a_killed_driver_is_resumed_by_the_same_command(written) -> None:

@@ -25,3 +25,14 @@ def test_the_table_tells_what_runs_what_is_next_the_front_and_where_the_dashboar
     assert lines[0].startswith("tiny: 2 of 3 done (0 reused), 1 running, 1 failed, best 90.00, ")
     assert [line.split() for line in lines[2:4]] == [["seed=0", "train", "1/2"], ["seed=1", "next"]]
     assert lines[4:6] == ["front: 2M 80.00  5M 90.00", "http://127.0.0.1:8265"]
+
+
+def test_a_process_that_died_is_told_and_its_experiment_is_at_its_next_try(written, capsys) -> None:
+    board = Board(plan(load([*written(""), "tracking=off"])))
+    (planned,) = board.waiting
+    run = board.start(planned)
+    run.placed = True
+    board.tell(run, {"stage": "train", "epoch": 1, "epochs": 2, "images": 70, "key": planned.missing[0].key})
+    with Display(board, None):
+        board.retry(run, "its process died; out of memory")
+    assert run.doing == "next, try 2" and f"again: {planned.label}: its process died" in capsys.readouterr().err

@@ -25,14 +25,17 @@ class Run:
     planned: Planned
     since: float = field(default_factory=time.monotonic)
     placed: bool = False  # Ray found a place for it
+    trial: Any = None  # Tune's own, from then on
+    tries: int = 1
     told: dict[str, Any] = field(default_factory=dict)  # its last report
 
     @property
     def doing(self) -> str:
-        """`sparsify 12/100`."""
+        """`sparsify 12/100`, `starting, try 2`."""
+        again = f", try {self.tries}" if self.tries > 1 else ""
         if "stage" not in self.told:
-            return "starting" if self.placed else "next"
-        return f"{self.told['stage']} {self.told['epoch']}/{self.told['epochs']}"
+            return ("starting" if self.placed else "next") + again
+        return f"{self.told['stage']} {self.told['epoch']}/{self.told['epochs']}{again}"
 
 
 class Board:
@@ -44,6 +47,7 @@ class Board:
         self.planned: dict[str, Planned] = {}
         self.results: dict[str, Row] = {}
         self.failed: dict[str, str] = {}
+        self.deaths: list[tuple[str, str]] = []  # of processes, whose experiment is tried again: its label, the reason
         self.stopped: set[str] = set()  # ended early, by the rule that was asked for
         self.running: dict[str, Run] = {}
         self.reused: set[str] = set()
@@ -104,6 +108,11 @@ class Board:
         """An epoch of `run` is over."""
         self._trained_images += report["images"] / report["epoch"]  # of this epoch: a resumed fit begins in the middle
         run.told = report
+
+    def retry(self, run: Run, reason: str) -> None:
+        """The process of `run` died, and Ray starts another."""
+        run.tries, run.placed, run.told = run.tries + 1, False, {}
+        self.deaths.append((run.planned.label, reason))
 
     def finish(self, run: Run, metrics: Row, trained: list[str]) -> None:
         """`run` ended with a result."""

@@ -34,10 +34,12 @@ def run_trials(board: Board, folder: Path, search: Search | None = None, stop: S
     import ray
     from ray import tune
 
+    from paredown.sweep import memory
     from paredown.sweep.tree import Events
     from paredown.sweep.trial import trial
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # whose process died, and of what, `Events` hears
+    memory.install()
     sweep = board.plan.sweep
     tree = _tree(board, search, folder)
     fit = max(1, concurrent(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]]))

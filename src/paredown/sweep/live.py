@@ -56,9 +56,12 @@ class Display:
     def _lines(self) -> None:
         seen = self.board.reused | set(self.board.failed)
         self._print(f"{self.board.plan.sweep.name}: {status(self.board)}")
-        quiet = 0.0
+        quiet, deaths = 0.0, 0
         while True:
             ending = self._stop.wait(BEAT)
+            for label, reason in self.board.deaths[deaths:]:
+                self._print(f"again: {label}: {reason}")
+                deaths += 1
             news = [key for key in [*self.board.results, *self.board.failed] if key not in seen]
             for key in news:
                 self._print(_line(self.board, key))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ray.tune import Callback
@@ -15,6 +17,7 @@ from paredown.sweep.planning import Planned, work
 from paredown.sweep.work import specification
 
 PAUSE = 0.5  # seconds between two looks at the store
+LONGEST = 160  # characters of a reason: Ray's may be a page
 
 
 class Tree(Searcher):
@@ -58,7 +61,7 @@ class Tree(Searcher):
         if "result" in result:
             self.board.finish(run, json.loads(result["result"]), result["trained"])
         elif error or "failed" in result:
-            self._fail(run.planned, result.get("failed", "its process died"))
+            self._fail(run.planned, result.get("failed") or death(run.trial))
         else:
             self.board.stop(run.planned)
 
@@ -88,18 +91,24 @@ class Tree(Searcher):
 
 
 class Events(Callback):
-    """What Tune tells a callback and not a searcher: that a trial got its place, and of what its process died."""
+    """What Tune tells a callback and not a searcher: that a trial got its place, and that its process died."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A place was free, or the experiment is tried again."""
-        self.tree.runs[trial.trial_id].placed = True
+        run = self.tree.runs[trial.trial_id]
+        run.placed, run.trial = True, trial
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Ray's own words, their last line."""
-        planned = self.tree.runs[trial.trial_id].planned
-        words = [line.strip() for line in (trial.get_error() or "").splitlines() if line.strip()]
-        if words:
-            self.tree.board.failed[planned.experiment.key] = f"its process died: {words[-1]}"
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray starts another process for it."""
+        self.tree.board.retry(self.tree.runs[trial.trial_id], death(trial))
+
+
+def death(trial: Any) -> str:
+    """Why the process of Tune's `trial` died: the last line of what Ray said."""
+    written = Path(trial.error_file) if trial and trial.error_file else None
+    lines = written.read_text().split("\n") if written and written.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return "; ".join(["its process died", *(shorten(line, LONGEST, placeholder=" ...") for line in said[-1:])])
