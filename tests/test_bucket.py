@@ -118,6 +118,18 @@ def test_a_holder_of_this_machine_that_was_killed_is_known_to_be_dead_at_once(tm
         assert time.monotonic() - began < module.EXPIRY / 4
 
 
+def test_a_holder_that_was_wrongly_given_up_does_not_free_its_successor(url) -> None:
+    watcher, successor = another(url), another(url)
+    with open_bucket(url).hold("a"):
+        watcher.drop("a")
+        assert not watcher.held("a")
+        second = successor.hold("a", timeout=0)
+        second.__enter__()
+    assert watcher.held("a") and [name[-3:] for name in watcher._owners("a")] == ["a.1"]
+    second.__exit__(None, None, None)
+    assert not watcher.held("a") and watcher._owners("a") == []
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

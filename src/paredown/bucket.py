@@ -22,6 +22,7 @@ EXPIRY = 60.0  # seconds without one, on the watcher's own clock, after which a 
 PAUSE = 1.0  # seconds between two looks at a name that another holds
 FRESH = 1.0  # seconds for which a listing is believed
 OWNERS = "owners"
+GONE = b"gone"  # what is written over the sign of life of a holder that is known to be dead
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,9 @@ class Bucket:
         return bool(owners) and not self._dead(owners[-1])
 
     def drop(self, name: str) -> None:
-        """Free `name`: its holder is known to be dead."""
+        """Free `name`: its holder is known to be dead. The number stays taken, for it may live behind a cut network."""
         for owner in self._owners(name):
-            self._remove(owner)
+            self.fs.pipe_file(owner, GONE)
 
     def _claim(self, name: str, waiting: Callable[[], None] | None, timeout: float) -> str:
         until = time.monotonic() + timeout if timeout >= 0 else float("inf")
@@ -164,6 +165,8 @@ class Bucket:
             sign = self.fs.cat_file(owner)
         except FileNotFoundError:
             return False  # it has just let go: look again
+        if sign == GONE:
+            return True
         words = sign.decode().split()  # none at the moment in which a folder's owner is made or rewritten
         if words[:1] == [MACHINE] and not Path(f"/proc/{words[1]}").exists():
             return True

@@ -25,7 +25,8 @@ def environment() -> dict[str, str]:
 
 class Node:
     """One node with `cpus`: the head of a new cluster, with a dashboard at `jobs` if asked for, or a member of the one
-    at `address`. What others see in the folder `own` it does not, and the other way round."""
+    at `address`. What others see in the folder `own` it does not, and the other way round; nor do they see whether
+    its processes live."""
 
     def __init__(
         self, address: str | None = None, cpus: int = 1, dashboard: bool = False, own: Path | None = None
@@ -43,7 +44,8 @@ class Node:
             command += [f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={self.jobs.split(':')[2]}"]
         if own:
             hidden = f'mount -t tmpfs tmpfs {own} && exec "$@"'
-            command = ["unshare", "-m", "sh", "-c", hidden, "sh", *command]
+            apart = ["unshare", "-m", "-p", "--fork", "--kill-child", "--mount-proc"]
+            command = [*apart, "sh", "-c", hidden, "sh", *command]
         self.log = (self.folder / "log").open("w")
         self.process = subprocess.Popen(command, env=environment(), stdout=self.log, stderr=self.log)
         until = time.monotonic() + 90

@@ -91,8 +91,8 @@ def objects(monkeypatch) -> str:
 
 
 def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(written, tmp_path, objects) -> None:
-    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to hide a folder from a process")
+    if subprocess.run(["unshare", "-m", "-p", "--fork", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to hide folders and processes from each other")
     (tmp_path / "out").mkdir()
     head = Node()
     other = Node(head.address, own=tmp_path / "out")
@@ -114,8 +114,8 @@ def test_nodes_that_share_objects_alone_and_a_new_cluster_goes_on_from_them(writ
 
 
 def test_a_node_dies_with_all_that_it_had_and_the_objects_are_enough(written, tmp_path, objects) -> None:
-    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to hide a folder from a process")
+    if subprocess.run(["unshare", "-m", "-p", "--fork", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to hide folders and processes from each other")
     (tmp_path / "out").mkdir()
     head = Node()
     nodes = [head, Node(head.address, own=tmp_path / "out")]

@@ -161,7 +161,7 @@ class Records:
 
         key, experiment = planned.experiment.key, planned.experiment
         if key in self.board.running:  # its process was ours, and is gone
-            experiment.store.drop(experiment.folder, next((step.key for step in planned.missing), None))
+            planned.free()
         try:
             with experiment.store.alone(experiment.folder, GRACE):
                 own: Status = (

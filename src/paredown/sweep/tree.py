@@ -61,6 +61,8 @@ class Tree(Searcher):
         if "result" in result:
             self.board.finish(run, json.loads(result["result"]), result["trained"])
         elif error or "failed" in result:
+            if error:
+                run.planned.free()
             self._fail(run.planned, result.get("failed") or death(run.trial))
         else:
             self.board.stop(run.planned)
@@ -103,7 +105,9 @@ class Events(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray starts another process for it."""
-        self.tree.board.retry(self.tree.runs[trial.trial_id], death(trial))
+        run = self.tree.runs[trial.trial_id]
+        run.planned.free()
+        self.tree.board.retry(run, death(trial))
 
 
 def death(trial: Any) -> str:
