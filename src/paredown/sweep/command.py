@@ -46,6 +46,8 @@ def main() -> None:
 
 def _compare(board: Board) -> None:
     """Set published rows, where the sweep is of such, beside what came out."""
+    if not board.reproduced:
+        return
     from paredown.reproduce import compare, only_row, reasons, show
 
     found = []
