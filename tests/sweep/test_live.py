@@ -33,6 +33,9 @@ def test_a_process_that_died_is_told_and_its_experiment_is_at_its_next_try(writt
     run = board.start(planned)
     run.placed = True
     board.tell(run, {"stage": "train", "epoch": 1, "epochs": 2, "images": 70, "key": planned.missing[0].key})
-    with Display(board, None):
+    with Display(board, None) as display:
         board.retry(run, "its process died; out of memory")
+    console = Console(width=120, record=True)
+    console.print(display._table())
+    assert f"again: {planned.label}: its process died" in console.export_text()
     assert run.doing == "next, try 2" and f"again: {planned.label}: its process died" in capsys.readouterr().err

@@ -50,7 +50,7 @@ class Display:
         if len(running) > LISTED:
             table.add_row(f"and {len(running) - LISTED} more", "")
         head = Text(f"{self.board.plan.sweep.name}: {status(self.board)}", style="bold")
-        more = [text for text in (front_line(self.board), self.link) if text]
+        more = [*map(_again, self.board.deaths[-1:]), *filter(None, (front_line(self.board), self.link))]
         return Group(head, table, *(Text(text, overflow="ellipsis", no_wrap=True) for text in more))
 
     def _lines(self) -> None:
@@ -59,8 +59,8 @@ class Display:
         quiet, deaths = 0.0, 0
         while True:
             ending = self._stop.wait(BEAT)
-            for label, reason in self.board.deaths[deaths:]:
-                self._print(f"again: {label}: {reason}")
+            for death in self.board.deaths[deaths:]:
+                self._print(_again(death))
                 deaths += 1
             news = [key for key in [*self.board.results, *self.board.failed] if key not in seen]
             for key in news:
@@ -100,6 +100,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _again(death: tuple[str, str]) -> str:
+    return "again: {}: {}".format(*death)
 
 
 def _line(board: Board, key: str) -> str:
