@@ -61,7 +61,7 @@ def lightning(experiment):
     step, tracker = experiment.steps[-1], _tracker(experiment)
     stamps = [time.perf_counter()]
     with _recorded(experiment, tracker):
-        report = _reporter(tracker)
+        report = _reporter(experiment, tracker)
 
         def mark(epoch, row):
             report(row, epoch)

@@ -44,12 +44,13 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the fits that really train."""
     names: list[str] = []
+    fit = fit_module.fit
 
     def counted(network: object, stage: object, *rest: object) -> object:
         names.append(stage.name)  # type: ignore[attr-defined]
-        return fit_module.fit(network, stage, *rest)  # type: ignore[arg-type]
+        return fit(network, stage, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(execute, "fit", counted)
+    monkeypatch.setattr(fit_module, "fit", counted)
     return names
 
 

@@ -125,7 +125,7 @@ def test_only_what_changed_is_trained(tmp_path: Path, monkeypatch: pytest.Monkey
         fits.append(stage.name)
         return fit(network, stage, *rest)
 
-    monkeypatch.setattr(execute, "fit", counting)
+    monkeypatch.setattr(fitting, "fit", counting)
     run(tmp_path, "method.energy=0.1")
     assert fits == ["full_rank", "sparsify", "finetune"]
     run(tmp_path, "method.energy=0.3")
