@@ -121,7 +121,9 @@ def test_a_holder_of_this_machine_that_was_killed_is_known_to_be_dead_at_once(tm
 def test_a_holder_that_was_wrongly_given_up_does_not_free_its_successor(url) -> None:
     watcher, successor = another(url), another(url)
     with open_bucket(url).hold("a"):
-        watcher.drop("a")
+        watcher.drop("somebody else")
+        assert watcher.held("a")
+        watcher.drop(module.ID)
         assert not watcher.held("a")
         second = successor.hold("a", timeout=0)
         second.__enter__()

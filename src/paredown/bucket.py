@@ -124,10 +124,17 @@ class Bucket:
         owners = self._owners(name)
         return bool(owners) and not self._dead(owners[-1])
 
-    def drop(self, name: str) -> None:
-        """Free `name`: its holder is known to be dead. The number stays taken, for it may live behind a cut network."""
-        for owner in self._owners(name):
-            self.fs.pipe_file(owner, GONE)
+    def drop(self, holder: str) -> None:
+        """Free all that `holder` (see `sign_as`) has, which is known to be dead. The owners' numbers stay taken, for it
+        may live behind a cut network."""
+        self._listed.pop(OWNERS, None)
+        for name in self.names(OWNERS):
+            owner = f"{self.root}/{OWNERS}/{name}"
+            try:
+                if holder.encode() in self.fs.cat_file(owner).split():
+                    self.fs.pipe_file(owner, GONE)
+            except FileNotFoundError:
+                continue  # let go of meanwhile
 
     def _claim(self, name: str, waiting: Callable[[], None] | None, timeout: float) -> str:
         until = time.monotonic() + timeout if timeout >= 0 else float("inf")
@@ -258,6 +265,12 @@ def _machine() -> str:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # not Linux: the signs of life alone tell
         return uuid.uuid4().hex
+
+
+def sign_as(holder: str) -> None:
+    """Hold every name as `holder` from here on: whoever started this process knows it by that, and when it is dead."""
+    global ID  # noqa: PLW0603 (one for the process, as its pid is)
+    ID = holder
 
 
 ID, MACHINE = uuid.uuid4().hex, _machine()

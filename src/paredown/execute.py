@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from paredown.tracking.tracker import Tracker
 
 RESULT = "result.json"
+IN_STAGE = "in the stage of key "
 log = logging.getLogger("paredown")
 Row = dict[str, float]
 Watch = Callable[[Step, int, Row], None]
@@ -116,7 +117,11 @@ def _walk(experiment: Experiment, report: Callable[[Row, int], None], watch: Wat
     for index, step in enumerate(steps):
         offset = epochs
         if index >= first:
-            network = _advance(experiment, step, network, _both(report, watch, step, offset))
+            try:
+                network = _advance(experiment, step, network, _both(report, watch, step, offset))
+            except Exception as error:
+                error.add_note(f"{IN_STAGE}{step.key}")
+                raise
         if isinstance(step.stage, Edit):
             last_rows = []  # the network is another one from here on
         elif store.has(step.key):
@@ -158,6 +163,12 @@ def _advance(experiment: Experiment, step: Step, network: Network, report: Calla
     if not store.has(step.key):
         raise UserError(f"{store.root} is not shared by all ranks: choose an output folder that every node sees")
     return store.read(step.key)
+
+
+def stage_of(error: Exception) -> str:
+    """The key of the stage in which `carry_out` raised `error`, "" where it was in none."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(IN_STAGE)]
+    return notes[0].removeprefix(IN_STAGE) if notes else ""
 
 
 def _both(report: Callable[[Row, int], None], watch: Watch, step: Step, offset: int) -> Callable[[int, Row], None]:

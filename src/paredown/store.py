@@ -177,11 +177,13 @@ class Store:
         except Timeout:
             return
 
-    def drop(self, folder: Path, key: str | None) -> None:
-        """Free the `folder` of an experiment and its stage `key` in the bucket: who held them is known to be dead."""
+    def drop(self, holder: str) -> None:
+        """Free what `holder` has of the bucket (see `bucket.sign_as`), which is known to be dead; else time does it."""
         if self.bucket:
-            for name in filter(None, (_owner(folder), key)):
-                self.bucket.drop(name)
+            try:
+                self.bucket.drop(holder)
+            except OSError as error:
+                log.warning("what a dead process held is free in a minute: %s", error)
 
     def _held(self, folder: Path, timeout: float) -> AbstractContextManager[None]:
         if self.bucket is None:

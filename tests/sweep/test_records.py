@@ -40,7 +40,7 @@ def test_a_sweep_is_a_parent_with_its_experiments_as_children(written, tmp_path)
         records = Records(board, folder)
         for planned in board.waiting:
             run = board.start(planned)
-            perform(specification(planned, Resources()), lambda report: None)
+            perform(specification(planned, Resources(), "me"), lambda report: None)
             board.finish(run, {"final/top1": 50.0}, [])
         records.close("FINISHED")
     database = tmp_path / "out" / "mlflow.db"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_a_search_goes_on_with_what_it_learnt_and_what_was_in_flight(written, tm
     first, second = tree.suggest("a"), tree.suggest("b")
     answer(tree, "a", first)  # of "b" nothing was heard
     storage = search.JournalStorage(search.JournalFileBackend(str(tmp_path / search.FILE)))
-    known = search._take_up(storage, board.plan.sweep.name)
+    known = search._take_up(storage, search._study(board.plan.sweep, tree.search, one=False))
     assert [values["sparsity"] for values in known] == [json.loads(first["work"])["config"]["sparsity"]]
     _, again = make(written, tmp_path, trials=5)
     third = again.suggest("c")
@@ -106,6 +107,21 @@ def test_a_search_goes_on_with_what_it_learnt_and_what_was_in_flight(written, tm
         config["sparsity"],
         json.loads(first["work"])["config"]["sparsity"],  # its result was only told, its experiment never run
     )
+
+
+@pytest.mark.parametrize("other", ["recipe.epochs=1", "search.cost=false", "choices: [halves]"])
+def test_another_problem_is_another_study(written, tmp_path, monkeypatch, other) -> None:
+    more = ["search.cost=true"]
+    run_all(make(written, tmp_path, algorithm="tpe", more=more)[1])
+    with monkeypatch.context() as patched:
+        if "choices" in other:  # of which Optuna allows no study to change its mind
+            patched.setattr(sys.modules[__name__], "SPACE", SPACE.replace("choices: [halves, alternate]", other))
+        else:
+            more.append(other)
+        board, tree = make(written, tmp_path, algorithm="tpe", more=more)
+        assert not board.points and len(run_all(tree)) == 4
+    board, tree = make(written, tmp_path, algorithm="tpe", more=more[:1])
+    assert len(board.points) == 4 and not tree.left
 
 
 def test_a_small_space_ends_too(written, tmp_path) -> None:

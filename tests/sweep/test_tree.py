@@ -8,6 +8,7 @@ import time
 import pytest
 from steps import words
 
+from paredown.store import Store
 from paredown.sweep.board import Board
 from paredown.sweep.file import load
 from paredown.sweep.planning import plan
@@ -93,6 +94,30 @@ def test_a_failed_stage_fails_what_needs_it_and_no_more(written) -> None:
     reasons = sorted(board.failed.values())
     assert len(board.results) == 2 and reasons[0].startswith("FloatingPointError: training diverged")
     assert reasons[1].startswith("needs sparsify of method.decay=1e+30 +method.energy=0.1, which failed")
+
+
+def test_what_failed_outside_of_a_stage_fails_nothing_else(written) -> None:
+    board, tree = make(written, words([0.1], [0.1, 0.2]))
+    given = json.loads(ask(tree, "a")["work"])
+    work(tree, "a", {"work": json.dumps(given | {"key": "another"})})
+    assert len(board.failed) == 1 and len(board.waiting) == 1
+    run_all(board, tree)
+    assert len(board.results) == 1
+
+
+def test_a_store_that_is_away_is_asked_again(written, monkeypatch, caplog) -> None:
+    board, tree = make(written, words([0.1], [0.1, 0.2]))
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "has", lambda store, key: raising(OSError("no route to host")))
+        assert ask(tree, "a") is None and "no route to host" in caplog.text
+        board.start(board.waiting[0])
+        tree.runs["b"] = next(iter(board.running.values()))
+        tree.on_trial_complete("b", error=True)
+    assert list(board.failed.values()) == ["its process died"] and ask(tree, "c") is not None
+
+
+def raising(error: Exception) -> bool:
+    raise error
 
 
 def test_a_resumed_sweep_redoes_nothing(written) -> None:

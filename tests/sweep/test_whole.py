@@ -29,9 +29,10 @@ def test_4_decays_and_6_energies_make_29_fits_on_ray(written) -> None:
     assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 24, "sweep FINISHED": 1}
 
 
-def test_what_lags_behind_is_stopped_and_stays_so(written) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_lags_behind_is_stopped_and_stays_so(written, workers) -> None:
     text = "grid: {recipe.learning_rate: [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6]}\nstop: {rule: asha, grace: 2}\n"
-    arguments = [*written(text), "recipe.epochs=5", "latency.seconds=0.001"]
+    arguments = [*written(text), "recipe.epochs=5", "latency.seconds=0.001", f"resources.workers={workers}"]
     sweep = Driver(arguments)
     said = sweep.wait()
     stopped = int(said.split(" stopped early; 0 failed")[0].split()[-1])

@@ -34,7 +34,7 @@ def weights(planned):
 def test_a_trial_gives_what_the_command_gives_whatever_its_process_did_before(written, tmp_path) -> None:
     alone = execute.run([*one(written).overrides, f"output={tmp_path / 'alone'}", "trainer.accelerator=cpu"])
     planned = one(written)
-    given = specification(planned, Resources(cpus=torch.get_num_threads()))
+    given = specification(planned, Resources(cpus=torch.get_num_threads()), "me")
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("medium")
@@ -53,13 +53,13 @@ def test_a_trial_gives_what_the_command_gives_whatever_its_process_did_before(wr
 
 
 def test_no_path_of_a_specification_is_relative(written) -> None:
-    config = specification(one(written), Resources())["config"]
+    config = specification(one(written), Resources(), "me")["config"]
     for path in (config["output"], config["dataset"]["root"], config["dataset"]["cache"]):
         assert path.startswith("/")
 
 
 def test_what_raises_is_reported_and_not_raised(written) -> None:
-    given = specification(one(written), Resources())
+    given = specification(one(written), Resources(), "me")
     reports = []
     perform(given | {"key": "another"}, reports.append)
     assert reports[-1]["failed"].startswith("UserError: this node makes another experiment")
@@ -74,7 +74,7 @@ def test_two_workers_give_what_ddp_gives_alone(written, tmp_path) -> None:
     alone = execute.run([*one(written).overrides, *more, f"output={tmp_path / 'alone'}", "trainer=ddp"])
     planned = one(written, *more)
     reports = []
-    perform(specification(planned, Resources(workers=2)), reports.append)
+    perform(specification(planned, Resources(workers=2), "me"), reports.append)
     assert [report.get("epochs_done") for report in reports] == [1, 2, 3, None], reports[-1]
     assert json.loads(reports[-1]["result"])["final/top1"] == alone.metrics["final/top1"]
     expected = blueprint.load(alone.state).state_dict()
@@ -83,7 +83,7 @@ def test_two_workers_give_what_ddp_gives_alone(written, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_ranks_die_with_the_process_that_started_them(written) -> None:
-    given = specification(one(written, "recipe.epochs=2000"), Resources(workers=2))
+    given = specification(one(written, "recipe.epochs=2000"), Resources(workers=2), "me")
     code = "import json, sys; from paredown.sweep.ranks import run; run(json.loads(sys.argv[1]), lambda r: print(r))"
     process = subprocess.Popen([sys.executable, "-uc", code, json.dumps(given)], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline()  # an epoch is over: both ranks are there

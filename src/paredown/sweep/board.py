@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class Run:
     placed: bool = False  # Ray found a place for it
     trial: Any = None  # Tune's own, from then on
     tries: int = 1
+    holder: str = field(default_factory=lambda: uuid.uuid4().hex)  # what its process signs with in a bucket
     told: dict[str, Any] = field(default_factory=dict)  # its last report
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def main() -> None:
     except OSError as error:
         end(f"{error}; what was finished is kept, the same command goes on", FAILED)
     except KeyboardInterrupt:
-        end(f"interrupted; the same command goes on: python src/sweep.py {' '.join(words)}", INTERRUPTED)
+        end(f"interrupted; the same command goes on: python src/sweep.py {shlex.join(words)}", INTERRUPTED)
     if failed:
         sys.exit(FAILED)
 

@@ -52,7 +52,8 @@ def run_trials(board: Board, folder: Path, search: Search | None = None, stop: S
                 num_samples=-1 if search else len(board.waiting),
                 max_concurrent_trials=fit if sweep.resources.across_nodes else None,
                 scheduler=_scheduler(stop or Stop()),
-                reuse_actors=sweep.reuse_actors,
+                # a trial that is stopped in the middle may not let go in time, which Tune blames on the next one
+                reuse_actors=sweep.reuse_actors and (stop or Stop()).rule == "none",
                 trial_name_creator=lambda t: f"{sweep.name}_{t.trial_id}",
                 trial_dirname_creator=lambda t: str(t.trial_id),
             ),
@@ -65,6 +66,8 @@ def run_trials(board: Board, folder: Path, search: Search | None = None, stop: S
             ),
         )
         tuner.fit()
+    for run in list(board.running.values()):
+        board.fail(run.planned, "Ray Tune lost sight of it")
 
 
 def _tree(board: Board, search: Search | None, folder: Path) -> Tree:

@@ -46,7 +46,7 @@ class Display:
         running = list(self.board.running.values())
         table = Table("running", "stage", box=None, padding=(0, 2, 0, 0))
         for run in running[:LISTED]:
-            table.add_row(run.planned.label, run.doing)
+            table.add_row(Text(run.planned.label), run.doing)
         if len(running) > LISTED:
             table.add_row(f"and {len(running) - LISTED} more", "")
         head = Text(f"{self.board.plan.sweep.name}: {status(self.board)}", style="bold")

@@ -16,11 +16,17 @@ NODE = re.compile(r"was (\S+) used / (\S+) limit")
 class Actors(RayActorManager):
     """Tune's own, but that a process killed for memory fails its trial alone: unchanged, it ends the whole run."""
 
+    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        super()._actor_start_failed(tracked_actor, self._read(tracked_actor, exception))
+
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):
-            actor, _ = self._live_actors_to_ray_actors_resources[tracked_actor_task._tracked_actor]
-            exception = death(str(exception), actor._actor_id.hex())
-        super()._actor_task_failed(tracked_actor_task, exception)
+        super()._actor_task_failed(tracked_actor_task, self._read(tracked_actor_task._tracked_actor, exception))
+
+    def _read(self, tracked_actor: Any, exception: Exception) -> Exception:
+        if not isinstance(exception, OutOfMemoryError):
+            return exception
+        actor, _ = self._live_actors_to_ray_actors_resources[tracked_actor]
+        return death(str(exception), actor._actor_id.hex())
 
 
 def death(message: str, actor: str) -> RayActorError:

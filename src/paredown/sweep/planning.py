@@ -47,10 +47,6 @@ class Planned:
         steps, store = self.experiment.steps, self.experiment.store
         return steps[max((index + 1 for index, step in enumerate(steps) if store.has(step.key)), default=0) :]
 
-    def free(self) -> None:
-        """Let others take at once what its process held, which is known to be gone."""
-        self.experiment.store.drop(self.experiment.folder, next((step.key for step in self.missing), None))
-
 
 @dataclass(frozen=True)
 class Level:

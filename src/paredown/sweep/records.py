@@ -161,7 +161,7 @@ class Records:
 
         key, experiment = planned.experiment.key, planned.experiment
         if key in self.board.running:  # its process was ours, and is gone
-            planned.free()
+            experiment.store.drop(self.board.running[key].holder)
         try:
             with experiment.store.alone(experiment.folder, GRACE):
                 own: Status = (

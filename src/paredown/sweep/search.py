@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from paredown.errors import UserError
+from paredown.plan import digest
 from paredown.sweep.board import Board
-from paredown.sweep.file import Dimension, Search, proposed
+from paredown.sweep.file import Dimension, Search, Sweep, proposed
 from paredown.sweep.planning import Planned, prepared
-from paredown.sweep.tree import Searcher, Tree
+from paredown.sweep.tree import AWAY, Searcher, Tree, log
 
 FILE = "search.journal"
 MOST = 10  # proposals for each experiment that is asked for
@@ -27,21 +28,21 @@ class SearchTree(Tree):
     """Hands Tune what Optuna proposes, `search.concurrent` at a time, in the order in which it can start.
 
     Optuna's journal in `folder` outlives the driver: run again, it goes on with all that was learnt, and proposes anew
-    what was in flight.
+    what was in flight. Another space, or another setting of the experiments, is another study.
     """
 
     def __init__(self, board: Board, search: Search, folder: Path) -> None:
         super().__init__(board)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = JournalStorage(JournalFileBackend(str(folder / FILE)))
-        name = board.plan.sweep.name
+        metrics = board.metrics
+        one = not search.cost and search.algorithm != "nsga2"
+        name = _study(board.plan.sweep, search, one)
         self.search = search
         self._asked: dict[str, list[str]] = {}  # the proposals that wait for an experiment's result
         self._count = 0
         for values in _take_up(storage, name):
             board.add(next(prepared(board.plan.sweep, [proposed(board.plan.sweep, values)])))
-        metrics = board.metrics
-        one = not search.cost and search.algorithm != "nsga2"
         self.proposer = OptunaSearch(
             {key: _distribution(dimension) for key, dimension in search.space.items()},
             metric=metrics.accuracy if one else [metrics.accuracy, metrics.cost],
@@ -58,8 +59,12 @@ class SearchTree(Tree):
 
     def suggest(self, trial_id: str) -> Any:
         """An experiment's specification, None while Optuna waits for results, FINISHED after the last."""
-        while self.left and len(self.board.waiting) + len(self.board.running) < self.search.concurrent:
-            self._propose()
+        try:
+            while self.left and len(self.board.waiting) + len(self.board.running) < self.search.concurrent:
+                self._propose()
+        except OSError as error:
+            log.warning(AWAY, error)
+            return None
         found = super().suggest(trial_id)
         return None if found == Searcher.FINISHED and self.left else found
 
@@ -93,6 +98,13 @@ class SearchTree(Tree):
         for name in self._asked.pop(key, []):
             row = self.board.results.get(key)
             self.proposer.on_trial_complete(name, result=row, error=key in self.board.failed)
+
+
+def _study(sweep: Sweep, search: Search, one: bool) -> str:
+    """The sweep's name and what its results depend on: its space, its metrics, and an experiment of it by its key."""
+    first = proposed(sweep, {key: dimension.first for key, dimension in search.space.items()})
+    (planned,) = prepared(sweep, [first])
+    return f"{sweep.name}-{digest([search.space, sweep.metrics, one, planned.experiment.key])[:8]}"
 
 
 def _take_up(storage: BaseStorage, name: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from paredown.plan import Fit
 from paredown.sweep.board import Board
@@ -18,13 +19,13 @@ def show_plan(plan: Plan) -> None:
     """Print the experiments, the distinct stages, what the store has, and the training saved by sharing."""
     console = Console()
     done = [planned.finished for planned in plan.experiments]
-    console.print(f"[bold]{plan.sweep.name}[/] {plan.sweep.description}", soft_wrap=True, highlight=False)
+    console.print(Text.assemble((plan.sweep.name, "bold"), f" {plan.sweep.description}"), soft_wrap=True)
     if plan.sweep.search:
         return _show_space(plan.sweep.search)
     experiments = Table("", "experiment", "finished")
     for number, (planned, finished) in enumerate(zip(plan.experiments, done, strict=True), 1):
         if number <= SHOWN:
-            experiments.add_row(str(number), planned.label, "yes" if finished else "")
+            experiments.add_row(str(number), Text(planned.label), "yes" if finished else "")
     if len(done) > SHOWN:
         experiments.add_row("...", f"{len(done) - SHOWN} more", "")
     console.print(experiments)
@@ -42,7 +43,7 @@ def _show_space(search: Search) -> None:
     table = Table("key", "values", title=f"{search.algorithm}: {search.trials} experiments of this space")
     for key, dimension in search.space.items():
         between = f"{dimension.low} to {dimension.high}{', logarithmic' if dimension.log else ''}"
-        table.add_row(key, ", ".join(map(str, dimension.choices)) or between)
+        table.add_row(Text(key), Text(", ".join(map(str, dimension.choices)) or between))
     Console().print(table)
 
 
@@ -81,7 +82,7 @@ def show_results(board: Board) -> None:
             ratios = [board.results[key].get(name) for name in ("cost/speed_up", "latency/speed_up")]
             figures = ["" if accuracy is None else f"{accuracy:.2f}", "" if cost is None else big(cost)]
             figures += ["" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
-            table.add_row("*" if on_front else "", board.planned[key].label, *figures)
+            table.add_row("*" if on_front else "", Text(board.planned[key].label), *figures)
     console.print(table)
     for key, reason in board.failed.items():
         console.print(f"failed: {board.planned[key].label}: {reason}", soft_wrap=True, highlight=False, markup=False)

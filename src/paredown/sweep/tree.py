@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from textwrap import shorten
@@ -11,12 +12,14 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from paredown.experiment import Step
 from paredown.sweep.board import Board, Run
 from paredown.sweep.planning import Planned, work
 from paredown.sweep.work import specification
 
+log = logging.getLogger("paredown")
+
 PAUSE = 0.5  # seconds between two looks at the store
+AWAY = "the store does not answer, it is asked again: %s"
 LONGEST = 160  # characters of a reason: Ray's may be a page
 
 
@@ -35,19 +38,25 @@ class Tree(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next experiment's specification, None when all that are left must wait, FINISHED when none is left."""
-        waiting = self.board.waiting
-        if not waiting:
+        if not self.board.waiting:
             return Searcher.FINISHED
         if time.monotonic() - self._looked < PAUSE:
             return None
-        taken = {step.key for run in self.board.running.values() for step in run.planned.missing}
-        longest_first = sorted(waiting, key=lambda planned: -work(planned.missing))
-        chosen = next((planned for planned in longest_first if self._is_free(planned, taken)), None)
+        try:
+            chosen = self._choose()
+        except OSError as error:  # from Tune's own thread, an error would end the sweep
+            log.warning(AWAY, error)
+            chosen = None
         if chosen is None:
             self._looked = time.monotonic()
             return None
-        self.runs[trial_id] = self.board.start(chosen)
-        return {"work": json.dumps(specification(chosen, self.board.plan.sweep.resources))}
+        run = self.runs[trial_id] = self.board.start(chosen)
+        return {"work": json.dumps(specification(chosen, self.board.plan.sweep.resources, run.holder))}
+
+    def _choose(self) -> Planned | None:
+        taken = {step.key for run in self.board.running.values() for step in run.planned.missing}
+        longest_first = sorted(self.board.waiting, key=lambda planned: -work(planned.missing))
+        return next((planned for planned in longest_first if self._is_free(planned, taken)), None)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch is over."""
@@ -61,9 +70,10 @@ class Tree(Searcher):
         if "result" in result:
             self.board.finish(run, json.loads(result["result"]), result["trained"])
         elif error or "failed" in result:
+            self.board.fail(run.planned, result.get("failed") or death(run.trial))
             if error:
-                run.planned.free()
-            self._fail(run.planned, result.get("failed") or death(run.trial))
+                self.board.plan.store.drop(run.holder)
+            self._fail_dependants(run.planned, result.get("failed_in"))
         else:
             self.board.stop(run.planned)
 
@@ -74,16 +84,18 @@ class Tree(Searcher):
         key, store = missing[0].key, experiment.store
         return key not in taken and not store.busy(key) and not store.held(experiment.folder)
 
-    def _fail(self, planned: Planned, reason: str) -> None:
-        missing = planned.missing
-        self.board.fail(planned, reason)
-        if missing:
-            self._fail_dependants(planned, missing[0], reason)
-
-    def _fail_dependants(self, planned: Planned, step: Step, reason: str) -> None:
-        for other in self.board.waiting:
-            if any(needed.key == step.key for needed in other.missing):
-                self.board.fail(other, f"needs {step.stage.name} of {planned.label}, which failed: {reason}")
+    def _fail_dependants(self, failed: Planned, key: str | None) -> None:
+        """Fail what needs the stage of `key`, in which `failed` ended; "": in none, None: in the one it was to make."""
+        try:
+            key = next((step.key for step in failed.missing), "") if key is None else key
+            needing = [other for other in self.board.waiting if key in {step.key for step in other.missing}]
+        except OSError as error:
+            log.warning("what needs the stage that failed is tried, too: %s", error)
+            return
+        for other in needing:
+            name = next(step.stage.name for step in other.missing if step.key == key)
+            reason = self.board.failed[failed.experiment.key]
+            self.board.fail(other, f"needs {name} of {failed.label}, which failed: {reason}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a sweep must remember is in the store."""
@@ -106,7 +118,7 @@ class Events(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray starts another process for it."""
         run = self.tree.runs[trial.trial_id]
-        run.planned.free()
+        self.tree.board.plan.store.drop(run.holder)
         self.tree.board.retry(run, death(trial))
 
 

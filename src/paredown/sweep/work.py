@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from paredown.bucket import sign_as
 from paredown.errors import UserError
-from paredown.execute import Row, carry_out
+from paredown.execute import Row, carry_out, stage_of
 from paredown.experiment import Experiment, Step, prepare
 from paredown.plan import Fit
 from paredown.sweep.file import Resources
@@ -31,8 +32,9 @@ class WorkerDied(RuntimeError):
     """A process or node under an experiment is gone: it may be tried again."""
 
 
-def specification(planned: Planned, resources: Resources) -> dict[str, Any]:
-    """All that a process anywhere needs to run `planned`, as JSON data: no relative path, nothing left to choose."""
+def specification(planned: Planned, resources: Resources, holder: str) -> dict[str, Any]:
+    """All that a process anywhere needs to run `planned`, as JSON data: no relative path, nothing left to choose. In a
+    bucket it signs as `holder`."""
     experiment = planned.experiment
     config = json.loads(json.dumps(experiment.settled))
     config["output"] = str(experiment.output)
@@ -43,7 +45,7 @@ def specification(planned: Planned, resources: Resources) -> dict[str, Any]:
         config["model"]["weights"] = str(Path(config["model"]["weights"]).absolute())
     config["tracking"]["uri"] = "off"  # the journal alone: the driver is the only one that writes to MLflow
     config["trainer"]["threads"] = config["trainer"]["threads"] or max(1, int(resources.cpus))
-    given = {"config": config, "key": experiment.key}
+    given = {"config": config, "key": experiment.key, "holder": holder}
     if resources.across_nodes:
         config["trainer"] |= {"devices": 1, "strategy": "ray"}
         each = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
@@ -70,11 +72,14 @@ def perform(given: dict[str, Any], report: Report) -> None:
     except WorkerDied:
         raise
     except Exception as error:
-        report({"failed": _line(error), "trace": traceback.format_exc()})
+        alone = "across" not in given and given["config"]["trainer"]["devices"] == 1
+        failed_in = {"failed_in": stage_of(error)} if alone else {}  # what other processes raise is known by its text
+        report({"failed": _line(error), "trace": traceback.format_exc()} | failed_in)
 
 
 def run_here(given: dict[str, Any], report: Report) -> None:
     """The same in this process, for which any error is the caller's matter."""
+    sign_as(given["holder"])
     experiment = prepare(given["config"])
     if experiment.key != given["key"]:
         raise UserError("this node makes another experiment of the same settings: its data or its code differ")
