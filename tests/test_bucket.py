@@ -67,6 +67,24 @@ def test_a_folder_is_pushed_and_pulled_but_for_what_is_a_machines_own(url, tmp_p
     assert (there / "tracking" / "journal.jsonl").read_text() == "123"
 
 
+@pytest.mark.parametrize("name", ["tracking/journal.jsonl", "search.journal"])
+def test_a_journal_that_grew_while_the_bucket_was_away_stays_and_is_pushed(url, tmp_path, name) -> None:
+    here, there = tmp_path / "here" / "e", tmp_path / "there" / "e"
+    (here / name).parent.mkdir(parents=True)
+    (there / name).parent.mkdir(parents=True)
+    for path, text in ((here / name, "123"), (here / "result.json", "ours"), (there / name, "1")):
+        path.write_text(text)
+    (there / "result.json").write_text("{}")
+    one = open_bucket(url)
+    one.push(here, "experiments/e")
+    another(url).push(there, "experiments/e")  # what came last there is the older journal
+    one.pull("experiments/e", here)
+    assert (here / name).read_text() == "123" and (here / "result.json").read_text() == "{}"
+    one.push(here, "experiments/e")
+    another(url).pull("experiments/e", there)
+    assert (there / name).read_text() == "123"
+
+
 def test_one_of_many_holds_a_name(url, hasty) -> None:
     inside, most, together = [], [], 8
 

@@ -22,6 +22,7 @@ EXPIRY = 60.0  # seconds without one, on the watcher's own clock, after which a 
 PAUSE = 1.0  # seconds between two looks at a name that another holds
 FRESH = 1.0  # seconds for which a listing is believed
 OWNERS = "owners"
+GROWING = (".jsonl", ".journal")  # of files that are only ever appended to: the longer copy is the newer one
 GONE = b"gone"  # what is written over the sign of life of a holder that is known to be dead
 
 log = logging.getLogger(__name__)
@@ -90,15 +91,19 @@ class Bucket:
                 self._pushed[target] = stamp
 
     def pull(self, name: str, folder: Path) -> None:
-        """Make `folder` hold what lies below `name`."""
+        """Make `folder` hold what lies below `name`. A journal that is longer here stays, and the next `push` brings it
+        there: the bucket was away when it grew."""
         parent, _, last = name.rpartition("/")
         if last not in self.names(parent):
             return
         self.fs.invalidate_cache()
         for found, info in self.fs.find(f"{self.root}/{name}", detail=True).items():
             path = folder / found.rpartition(f"{self.root}/{name}/")[2]
-            if not path.is_file() or path.stat().st_size != info["size"]:
-                self.get(f"{name}/{path.relative_to(folder)}", path)
+            target, size = f"{name}/{path.relative_to(folder)}", path.stat().st_size if path.is_file() else -1
+            if path.suffix in GROWING and size > info["size"]:
+                self._pushed.pop(target, None)
+            elif size != info["size"]:
+                self.get(target, path)
 
     @contextmanager
     def hold(self, name: str, waiting: Callable[[], None] | None = None, timeout: float = -1) -> Iterator[None]:

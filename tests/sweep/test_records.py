@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+
 import pytest
 from driving import EPOCHS, LONG, Driver, children, epochs_recorded, runs
 
 from mlflow_server import Server
+from paredown.bucket import open_bucket
 from paredown.sweep.board import Board
 from paredown.sweep.file import Resources, load
 from paredown.sweep.planning import plan
 from paredown.sweep.records import Records
 from paredown.sweep.work import perform, specification
+from paredown.tracking.journal import Journal
 from paredown.tracking.tracker import Tracker
+
+ASHA = "seeds: [0, 1]\nstop: {rule: asha, grace: 2}\n"
 
 
 @pytest.mark.slow
@@ -58,3 +66,124 @@ def test_what_was_stopped_early_is_recorded_as_killed(written, tmp_path) -> None
     board.stop(planned)
     records.close("FINISHED")
     assert runs(tmp_path / "out" / "mlflow.db") == {"experiment KILLED": 1, "sweep FINISHED": 1}
+
+
+@pytest.fixture
+def hasty(monkeypatch) -> None:
+    monkeypatch.setattr("paredown.sweep.records.BEAT", 0.05)
+    monkeypatch.setattr("paredown.sweep.records.REPORT_PAUSE", 0.0)
+
+
+def until(there: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def begun(board: Board) -> list[Journal]:
+    """Everything that waits, handed out and begun by its worker; the journals."""
+    for planned in board.waiting:
+        board.start(planned).placed = True
+        Tracker(planned.experiment.folder, None).start(planned.label, {}, {})
+    return [Journal(planned.experiment.folder) for planned in board.planned.values()]
+
+
+def unreadable(journal: Journal, monkeypatch) -> None:
+    lines = Journal._lines
+
+    def refusing(self: Journal, offset: int) -> object:
+        if self.path == journal.path:
+            raise OSError("Input/output error")
+        return lines(self, offset)
+
+    monkeypatch.setattr(Journal, "_lines", refusing)
+
+
+def torn(journal: Journal, monkeypatch) -> None:
+    journal.path.write_text('{"kind": "sta' + journal.path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(torn, "is not JSON"), (unreadable, "Input/output error")],
+    ids=["torn", "unreadable"],
+)
+def test_one_broken_journal_costs_its_own_experiment_alone(
+    written, tmp_path, hasty, monkeypatch, caplog, damage, reason
+) -> None:
+    board = Board(plan(load(written("seeds: [0, 1]\n"))))
+    journals = begun(board)
+    damage(journals[0], monkeypatch)
+    with caplog.at_level(logging.WARNING, "paredown"):
+        records = Records(board, tmp_path / "out" / "sweeps" / "tiny")
+        until(lambda: len(records._adopted or ()) == 1)  # the thread lives, and has sent the other one
+        records.close("KILLED")
+    assert not records._thread.is_alive() and caplog.text.count("are not complete") == 1 and reason in caplog.text
+    assert runs(tmp_path / "out" / "mlflow.db") == {"experiment KILLED": 1, "sweep KILLED": 1}
+
+
+def test_an_interruption_is_not_taken_for_a_broken_journal(written, tmp_path, monkeypatch) -> None:
+    board = Board(plan(load([*written("seeds: [0]\n"), "tracking.uri=off"])))
+    begun(board)
+    records = Records(board, tmp_path / "out" / "sweeps" / "tiny")
+    monkeypatch.setattr(Tracker, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        records.close("FINISHED")
+
+
+def test_a_report_that_finds_no_room_costs_the_report_alone(written, tmp_path, hasty, monkeypatch) -> None:
+    tried: list[object] = []
+
+    def refresh(request: object) -> None:
+        tried.append(request)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("paredown.report.publish.refresh", refresh)
+    board = Board(plan(load(written("seeds: [0, 1]\n"))))
+    records = Records(board, tmp_path / "out" / "sweeps" / "tiny")
+    begun(board)
+    for run in list(board.running.values()):  # the second one is there after the first one's report
+        count = len(tried)
+        board.finish(run, {"final/top1": 50.0}, [])
+        until(lambda count=count: len(tried) > count)
+    records.close("FINISHED")
+    assert runs(tmp_path / "out" / "mlflow.db")["sweep FINISHED"] == 1
+
+
+@pytest.mark.parametrize("where", [[], ["store=file://{}/bucket"]], ids=["folder", "bucket"])
+def test_what_a_rule_ended_stays_so_though_the_driver_is_killed_and_by_that_rule_alone(
+    written, tmp_path, hasty, monkeypatch, where
+) -> None:
+    monkeypatch.setattr("paredown.bucket.FRESH", 0.0)
+    words = [*written(ASHA), "tracking.uri=off", *(word.format(tmp_path) for word in where)]
+    board = Board(plan(load(words)))
+    records = Records(board, board.plan.folder)
+    begun(board)
+    key = next(iter(board.planned))
+    board.stop(board.planned[key])
+    listing = tmp_path / ("bucket" if where else "out") / "sweeps" / "tiny" / "sweep.json"
+    until(listing.is_file)  # and here the driver may be killed
+
+    def stopped(*changed: str) -> set[str]:  # with a bucket on another machine
+        machine = [f"output={tmp_path / 'elsewhere'}"] if where else []
+        return Board(plan(load([*words, *machine, *changed]))).stopped
+
+    assert stopped() == {key}
+    for changed in ("stop.rule=median", "stop.grace=3", "stop.metric=val/top5", "stop.rule=none"):
+        assert stopped(changed) == set()
+    records.close("KILLED")
+    assert stopped() == {key} and stopped("stop.rule=median") == set()
+
+
+def test_what_another_sweep_has_in_hand_is_not_waited_for(written, tmp_path, caplog) -> None:
+    url = f"file://{tmp_path}/bucket"
+    board = Board(plan(load([*written("seeds: [0]\n"), "tracking.uri=off", f"store={url}"])))
+    (planned,) = board.waiting
+    Tracker(planned.experiment.folder, None).start("tiny", {}, {})
+    records = Records(board, tmp_path / "out" / "sweeps" / "tiny")
+    began = time.monotonic()
+    with open_bucket.__wrapped__(url).hold(f"experiments-{planned.experiment.folder.name}"):
+        records.close("KILLED")
+    assert time.monotonic() - began < 20 and "still running elsewhere" in caplog.text
+    assert [record["kind"] for record in Journal(planned.experiment.folder).read()[0]] == ["start"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 from hypothesis import example, given
@@ -34,6 +35,21 @@ def test_torn_last_line(tmp_path, kept):
     journal.repair()
     journal.append("metrics", step=1)
     assert [json.loads(line)["step"] for line in journal.path.read_text().splitlines()] == [0, 1]
+
+
+def test_a_full_disk_leaves_nothing_of_a_line(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("metrics", step=0)
+    size, limits = journal.path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # the kernel takes ten bytes more, no eleventh
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.append("metrics", step=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert journal.path.stat().st_size == size
+    journal.append("metrics", step=2)
+    assert [record["step"] for record in journal.read()[0]] == [0, 2]
 
 
 def test_damage_in_the_middle_is_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from paredown.execute import RESULT
@@ -52,6 +52,7 @@ class Board:
         self.deaths: list[tuple[str, str]] = []  # of processes, whose experiment is tried again: its label, the reason
         self.stopped: set[str] = set()  # ended early, by the rule that was asked for
         self.running: dict[str, Run] = {}
+        self.begun: set[str] = set()  # all that were ever handed out
         self.reused: set[str] = set()
         self.trained: list[str] = []  # the keys of the stages that this sweep trained
         self._before = _stopped_before(plan)
@@ -104,6 +105,7 @@ class Board:
     def start(self, planned: Planned) -> Run:
         """`planned` was handed to Ray."""
         run = self.running[planned.experiment.key] = Run(planned)
+        self.begun.add(planned.experiment.key)
         return run
 
     def tell(self, run: Run, report: dict[str, Any]) -> None:
@@ -185,6 +187,12 @@ class Board:
 def _stopped_before(plan: Plan) -> set[str]:
     """The keys of what the same rule ended early when this command last ran."""
     path = plan.folder / LISTING
-    if plan.sweep.stop.rule == "none" or not path.is_file():
+    if plan.sweep.stop.rule == "none":
         return set()
-    return {entry["key"] for entry in json.loads(path.read_text())["experiments"] if entry["state"] == "stopped"}
+    plan.store.pull(plan.folder)
+    if not path.is_file():
+        return set()
+    listing = json.loads(path.read_text())
+    if listing.get("stop") != asdict(plan.sweep.stop):  # its metric and grace are of the rule, too
+        return set()
+    return {entry["key"] for entry in listing["experiments"] if entry["state"] == "stopped"}

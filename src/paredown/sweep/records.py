@@ -8,7 +8,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ class Records:
         self.parent.start(board.plan.sweep.name, {}, tags, send=self._has_database())
         self._senders: dict[str, Sender] = {}
         self._sent: set[str] = set()  # ended, all sent and adopted
+        self._broken: set[str] = set()  # something was wrong with their records, and was said
+        self._stopped = set(board.stopped)  # as the listing has it
         self._adopted: set[str] | None = None
         self._quiet_until = 0.0
         self._reported, self._report_at = 0, time.monotonic() + REPORT_PAUSE  # results in the last report; the next one
@@ -54,8 +58,10 @@ class Records:
         self._stop.set()
         self._thread.join()
         try:
-            for planned in self._open():
-                self._end(planned, status)
+            for key, planned in self.board.planned.items():
+                if key not in self.board.results:
+                    with self._apart(planned):
+                        self._end(planned, status)
             self._close(status)
         except OSError as error:  # a full disk takes none of this, and hides none of the sweep's results
             log.warning("the sweep's records are not complete: %s; the same command completes them", error)
@@ -72,6 +78,7 @@ class Records:
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT):
+            self._keep_stopped()
             if not any(run.placed for run in list(self.board.running.values())) and not self.board.results:
                 continue  # Ray is starting: let it have the processor
             self._send()
@@ -100,7 +107,7 @@ class Records:
             refresh(
                 Request(plan.sweep.name, x=names.cost, y=names.accuracy, output=output, uri=self.uri, folder=folder)
             )
-        except UserError as error:
+        except (UserError, OSError) as error:
             log.log(level, "no report: %s", error)
         self._reported, self._report_at = found, time.monotonic() + REPORT_PAUSE
 
@@ -114,21 +121,34 @@ class Records:
                 self._adopted = self._children() if self._adopted is None else self._adopted
                 for key in [*self.board.results, *self.board.failed, *self.board.stopped, *self.board.running]:
                     if key not in self._sent:
-                        self._send_one(key)
+                        planned = self.board.planned[key]
+                        self.board.plan.store.pull(planned.experiment.folder)  # fails: the bucket is away, for all
+                        with self._apart(planned):
+                            self._send_one(planned)
         except NotSent as error:
             log.debug("records wait: %s", error)  # the tracker has said so once
             self._quiet_until = time.monotonic() + PAUSE
 
-    def _send_one(self, key: str) -> None:
+    @contextmanager
+    def _apart(self, planned: Planned) -> Iterator[None]:
+        """What is wrong with one experiment's records, a broken journal say, is said once and costs these alone."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            if planned.experiment.key not in self._broken:
+                log.warning("the records of %s are not complete: %s", planned.label, error)
+            self._broken.add(planned.experiment.key)
+
+    def _send_one(self, planned: Planned) -> None:
         assert self.uri is not None and self._adopted is not None
+        key = planned.experiment.key
         ended = key not in self.board.running
-        folder = self.board.planned[key].experiment.folder
-        self.board.plan.store.pull(folder)
-        sender = self._senders.setdefault(key, Sender(Journal(folder), self.uri))
+        sender = self._senders.setdefault(key, Sender(Journal(planned.experiment.folder), self.uri))
         waits = bool(sender.journal.read(sender.cursor.offset, 1)[0])
         if waits or sender.cursor.run_id not in self._adopted:
             sender.send()
-            self._adopt(sender.cursor.run_id)
+            with outages_as(NotSent):
+                self._adopt(sender.cursor.run_id)
         if ended:
             self._sent.add(key)
 
@@ -148,21 +168,18 @@ class Records:
         found = client.search_runs([experiment], f"tags.`{PARENT}` = '{self.parent.run_id}'", max_results=50_000)
         return {run.info.run_id for run in found}
 
-    def _open(self) -> list[Planned]:
-        """Experiments whose run in MLflow would stay open: their process was stopped or died."""
-        return [
-            planned
-            for key, planned in self.board.planned.items()
-            if key not in self.board.results and _last_kind(Journal(planned.experiment.folder)) == "start"
-        ]
-
     def _end(self, planned: Planned, status: Status) -> None:
+        """End the run of `planned` where it would stay open in MLflow: its process was stopped or died."""
         from filelock import Timeout
 
         key, experiment = planned.experiment.key, planned.experiment
+        if _last_kind(Journal(experiment.folder)) != "start":
+            return
         if key in self.board.running:  # its process was ours, and is gone
             experiment.store.drop(self.board.running[key].holder)
         try:
+            if key not in self.board.begun and experiment.store.held(experiment.folder):
+                raise Timeout(str(experiment.folder))  # at once: in a bucket `alone` waits for a minute
             with experiment.store.alone(experiment.folder, GRACE):
                 own: Status = (
                     "FAILED" if key in self.board.failed else "KILLED" if key in self.board.stopped else status
@@ -177,9 +194,19 @@ class Records:
             write_text(self.folder / name, text)
             self.parent.text(text, name)
 
+    def _keep_stopped(self) -> None:
+        """Write down whom the rule has ended, so that a driver that is killed does not forget it."""
+        stopped = set(self.board.stopped)
+        if stopped != self._stopped:
+            try:
+                write_text(self.folder / LISTING, self._listing())
+                self._stopped = stopped
+            except OSError as error:
+                log.debug("%s waits: %s", LISTING, error)  # for the next beat
+
     def _listing(self) -> str:
         rows: list[dict[str, Any]] = []
-        for key, planned in self.board.planned.items():
+        for key, planned in list(self.board.planned.items()):
             groups: dict[str, Container[str]] = {
                 "finished": self.board.results,
                 "failed": self.board.failed,
@@ -189,7 +216,8 @@ class Records:
             entry: dict[str, Any] = {"label": planned.label, "overrides": planned.overrides, "key": key, "state": state}
             entry |= {"folder": planned.experiment.folder.name, "error": self.board.failed.get(key)}
             rows.append(entry | {"stages": [step.key for step in planned.experiment.steps]})
-        return json.dumps({"sweep": self.board.plan.sweep.name, "experiments": rows}, indent=1)
+        sweep = self.board.plan.sweep
+        return json.dumps({"sweep": sweep.name, "stop": asdict(sweep.stop), "experiments": rows}, indent=1)
 
     def _results(self) -> str:
         names = sorted({name for row in self.board.results.values() for name in row})

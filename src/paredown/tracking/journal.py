@@ -32,11 +32,18 @@ class Journal:
         self.files = self.folder / "files"
 
     def append(self, kind: str, **values: Any) -> None:
-        """Add one record; on return it is with the operating system, and no kill can take it back."""
+        """Add one record; on return it is with the operating system, and no kill can take it back. On an OSError (a
+        full disk) nothing of it stays."""
         self.folder.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000} | values)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self.path.touch()
+        whole = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError:
+            os.truncate(self.path, whole)  # only when it is closed, which writes what it still can of half a line
+            raise
 
     def read(self, offset: int = 0, most: int | None = None) -> tuple[list[Record], int]:
         """Up to `most` records from byte `offset` on, and the offset behind the last of them."""
