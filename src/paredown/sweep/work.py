@@ -70,7 +70,7 @@ def perform(given: dict[str, Any], report: Report) -> None:
     except WorkerDied:
         raise
     except Exception as error:
-        report({"failed": _line(error), "trace": traceback.format_exc()})
+        report({"failed": first_line(error), "trace": traceback.format_exc()})
 
 
 def run_here(given: dict[str, Any], report: Report) -> None:
@@ -133,6 +133,7 @@ def _places(data: Any) -> dict[str, str]:
     return {"root": str(data.root), "cache": str(data.cache)}
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What `error` says, in one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
