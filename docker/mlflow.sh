@@ -13,5 +13,5 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 SETTINGS
 export MLFLOW_AUTH_CONFIG_PATH=/tmp/auth.ini
 exec mlflow server --host "${HOST:-0.0.0.0}" --port "${PORT:-5000}" --workers 1 --app-name basic-auth \
-  --backend-store-uri "$DATABASE" --artifacts-destination "${ARTIFACTS:-/artifacts}" \
+  --backend-store-uri "$DATABASE" --serve-artifacts --artifacts-destination "${ARTIFACTS:-/artifacts}" \
   --allowed-hosts "${ALLOWED_HOSTS:-localhost:*,127.0.0.1:*,mlflow:*}"

@@ -113,6 +113,21 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(grandchild for child in children for grandchild in descendants(child))]
 
 
+def rank_processes(pid: int) -> list[int]:
+    """The ranks that torchruns below `pid` have started, by their number."""
+    lines = {child: command_line(child) for child in descendants(pid)}
+    ranks = [
+        child for child, line in lines.items() if b"paredown.sweep.ranks" in line and b"distributed.run" not in line
+    ]
+    return sorted(ranks, key=number_of)
+
+
+def number_of(rank: int) -> int:
+    """The number of the rank that runs in process `rank`."""
+    settings = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
+    return next(int(setting.removeprefix(b"RANK=")) for setting in settings if setting.startswith(b"RANK="))
+
+
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from driving import EPOCHS, LONG, Driver, alive, children, epochs_recorded, fits, runs, starts
+from driving import EPOCHS, LONG, Driver, alive, children, epochs_recorded, fits, rank_processes, runs, starts
 from steps import words
 
 pytestmark = pytest.mark.slow
@@ -38,6 +38,27 @@ def test_what_raises_diverges_or_keeps_dying_is_named_and_the_others_go_on(writt
     assert said.count("training diverged") >= 3
     assert not [status for status in runs(database) if "RUNNING" in status]
     assert runs(database)["sweep FINISHED"] == 1 and runs(database)["experiment FINISHED"] == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_rank_killed_goes_on_at_its_checkpoint(written, number) -> None:
+    sweep = Driver([*written("seeds: [0]\n"), *LONG, "resources.workers=2"])
+    sweep.until(sweep.checkpoints)
+    os.kill(rank_processes(sweep.process.pid)[number], signal.SIGKILL)
+    said = sweep.wait()
+    database = sweep.output / "mlflow.db"
+    assert said.count("again: ") == said.count("its process died; ") == 1 and f"rank {number} ended by SIGKILL" in said
+    assert len(sweep.results()) == 1 and starts(sweep.output) == [2] and "epoch 1/" not in said.split("again: ")[1]
+    assert runs(database) == {"experiment FINISHED": 1, "sweep FINISHED": 1}
+    assert epochs_recorded(database) == [EPOCHS] and fits(sweep.output) == 1
+
+
+def test_what_a_rank_raises_is_named_and_not_tried_again(written) -> None:
+    sweep = Driver([*written(words([0.1], [0.1, 2.0])), "resources.workers=2"])
+    said = sweep.wait(code=1)
+    assert "failed: +method.energy=2.0: RuntimeError: ValueError: no energy is above 1, not even 2.0" in said
+    assert "again: " not in said and "1 of 2 experiments done" in said and starts(sweep.output) == [1, 1]
+    assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 1, "experiment FAILED": 1, "sweep FINISHED": 1}
 
 
 def test_out_of_memory_is_named_and_does_not_count_against_a_neighbour(written, monkeypatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,13 +13,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from driving import alive, descendants
+from driving import alive, descendants, rank_processes
 
 from paredown import blueprint, execute
 from paredown.sweep import ranks
 from paredown.sweep.file import Resources, load
 from paredown.sweep.planning import plan
-from paredown.sweep.work import perform, specification
+from paredown.sweep.work import WorkerDied, perform, specification
 
 GRID = "grid: {method: [ssc], sparsity: [0.8]}\n"
 
@@ -96,7 +98,64 @@ def test_ranks_die_with_the_process_that_started_them(written) -> None:
     assert not [pid for pid in family if alive(pid)]
 
 
-def test_last_words_name_the_error(tmp_path) -> None:
-    log = tmp_path / "log"
-    log.write_text("Traceback\nValueError: too small\nChildFailedError: \n")
-    assert ranks._last_words(log, 1) == "ValueError: too small"
+FAILURES = """
+W1121 Sending process 11 closing signal SIGTERM
+W1121 Unable to shutdown process 11 via Signals.SIGTERM, forcefully exiting via Signals.SIGKILL
+paredown.sweep.ranks FAILED
+Failures:
+[1]:
+  time      : 2026-11-21_23:00:00
+  rank      : 1 (local_rank: 1)
+  exitcode  : {one} (pid: 11)
+  error_file: <N/A>
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-21_23:00:00
+  rank      : 0 (local_rank: 0)
+  exitcode  : {zero} (pid: 10)
+"""
+RAISED = {"rank": 0, "line": "ValueError: too small", "connection": False, "time": 1.0}
+RESET = {"rank": 0, "line": "RuntimeError: gloo: Connection reset by peer", "connection": True, "time": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("zero", "one", "errors", "code", "kind", "said"),
+    [
+        (-9, 1, [RESET | {"rank": 1}], 1, WorkerDied, "rank 0 ended by SIGKILL"),
+        (1, -11, [RESET], 1, WorkerDied, "rank 1 ended by SIGSEGV"),  # not the signal that torchrun sent
+        (1, -6, [RESET], 1, WorkerDied, "rank 1 ended by SIGABRT"),
+        (1, -6, [RAISED], 1, RuntimeError, "ValueError: too small"),  # as NCCL's watchdog does when its peer has gone
+        (1, -15, [RAISED], 1, RuntimeError, "ValueError: too small"),  # torchrun ended it
+        (1, -9, [RAISED], 1, RuntimeError, "ValueError: too small"),
+        (-11, 1, [RAISED, RESET | {"rank": 1}], 1, RuntimeError, "ValueError: too small"),  # crashed on its way out
+        (1, 1, [RESET | {"time": 0.5}, RAISED | {"rank": 1}], 1, RuntimeError, "ValueError: too small"),
+        (1, 1, [], 1, RuntimeError, "the processes ended with exit code 1"),
+        (1, 1, [], -9, WorkerDied, "torchrun ended by SIGKILL"),
+    ],
+)
+def test_a_death_is_told_from_what_a_rank_raised(tmp_path, zero, one, errors, code, kind, said) -> None:
+    (tmp_path / "log").write_text(FAILURES.format(zero=zero, one=one))
+    for error in errors:
+        (tmp_path / f"error-{error['rank']}").write_text(json.dumps(error))
+    with pytest.raises(RuntimeError) as raised:
+        ranks._fail(tmp_path, code)
+    assert type(raised.value) is kind and str(raised.value) == said
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_told_to_end_and_one_that_raises_are_told_apart(written) -> None:
+    given = specification(one(written, "recipe.epochs=2000"), Resources(workers=2))
+
+    def stop(report) -> None:
+        for process in rank_processes(os.getpid())[:1]:
+            os.kill(process, signal.SIGTERM)
+
+    with pytest.raises(WorkerDied, match=r"^rank 0 ended by SIGTERM$"):
+        perform(given, stop)
+    reports = []
+    perform(given | {"key": "another"}, reports.append)
+    assert [report["failed"].split(": this node")[0] for report in reports] == ["RuntimeError: UserError"]
+
+
+def test_last_words_name_the_error() -> None:
+    assert ranks._last_words("Traceback\nValueError: too small\nChildFailedError: \n", 1) == "ValueError: too small"

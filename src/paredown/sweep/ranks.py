@@ -5,25 +5,37 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+
+from torch import distributed as dist
 
 from paredown import distributed
-from paredown.sweep.work import Report, run_here
+from paredown.sweep.work import Report, WorkerDied, first_line, run_here
 
 PATIENCE = 10.0  # seconds that processes get to end in order
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
+# What torchrun says: which rank ended by which signal, and which signals it sent itself
+ENDED = re.compile(r"rank +: (\d+) \(local_rank.*\n +exitcode +: -(\d+) \(pid: (\d+)\)")
+SENT = re.compile(r"Sending process (\d+) closing signal (\w+)")
+FORCED = re.compile(r"Unable to shutdown process (\d+) via")
+TOLD_TO_END = re.compile(r"SignalException: Process \d+ got signal: (\d+)")
 
 
 def run(given: dict[str, Any], report: Report) -> None:
-    """Run the specification `given` in as many processes as it asks for; RuntimeError with their last words."""
+    """Run the specification `given` in as many processes as it asks for.
+
+    Raises RuntimeError with what a rank raised, and WorkerDied where one was killed.
+    """
     with tempfile.TemporaryDirectory(prefix="paredown-ranks-") as folder:
         place = Path(folder)
         (place / "work.json").write_text(json.dumps(given))
@@ -31,6 +43,7 @@ def run(given: dict[str, Any], report: Report) -> None:
         devices = given["config"]["trainer"]["devices"]
         command = [*distributed.torchrun(devices), "-m", "paredown.sweep.ranks", folder]
         environment = {"OMP_NUM_THREADS": str(given["config"]["trainer"]["threads"]), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment["LOGLEVEL"] = "WARNING"  # torchrun's, which says whom it ends
         with (place / "log").open("w") as log:
             process = subprocess.Popen(
                 command,
@@ -47,7 +60,7 @@ def run(given: dict[str, Any], report: Report) -> None:
         finally:
             _end(process)
         if process.returncode:
-            raise RuntimeError(_last_words(place / "log", process.returncode))
+            _fail(place, process.returncode)
 
 
 def die_with_parent(blow: signal.Signals) -> None:
@@ -79,8 +92,36 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                 continue
 
 
-def _last_words(log: Path, code: int) -> str:
-    lines = [line.strip() for line in log.read_text().splitlines()]
+def _fail(place: Path, code: int) -> NoReturn:
+    """Say why torchrun ended with `code`: a rank that was killed makes the others raise errors of their connection, and
+    one that raises makes torchrun end the others, so neither what is raised nor how a rank ends tells it alone."""
+    log = (place / "log").read_text()
+    errors = sorted((json.loads(path.read_text()) for path in place.glob("error-*")), key=lambda error: error["time"])
+    own = [error for error in errors if not error["connection"]]
+    blow = -code if code < 0 else int(found[1]) if (found := TOLD_TO_END.search(log)) else 0
+    if blow:
+        raise WorkerDied(f"torchrun ended by {_name(blow)}")
+    for number, blow in killed(log).items():
+        # NCCL's watchdog aborts a process whose peer has gone; and one that raised may still crash on its way out
+        if not (own and blow == signal.SIGABRT) and number not in {error["rank"] for error in own}:
+            raise WorkerDied(f"rank {number} ended by {_name(blow)}")
+    raise RuntimeError([*own, *errors][0]["line"] if errors else _last_words(log, code))
+
+
+def killed(log: str) -> dict[int, int]:
+    """The ranks that ended by a signal, and which; not those whose signal torchrun, whose `log` this is, had sent."""
+    sent = {(pid, int(signal.Signals[name])) for pid, name in SENT.findall(log)}
+    sent |= {(pid, int(signal.SIGKILL)) for pid in FORCED.findall(log)}
+    ended = ((int(number), int(blow), pid) for number, blow, pid in ENDED.findall(log))
+    return {number: blow for number, blow, pid in ended if (pid, blow) not in sent}
+
+
+def _name(blow: int) -> str:
+    return signal.Signals(blow).name if blow in set(signal.Signals) else f"signal {blow}"
+
+
+def _last_words(log: str, code: int) -> str:
+    lines = [line.strip() for line in log.splitlines()]
     errors = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
     return errors[0] if errors else f"the processes ended with exit code {code}"
 
@@ -89,14 +130,24 @@ def main(folder: str) -> None:
     """One rank: the work of `folder`, its reports appended there by rank 0."""
     die_with_parent(signal.SIGKILL)
     given = json.loads((Path(folder) / "work.json").read_text())
-    distributed.join()
 
     def report(values: dict[str, Any]) -> None:
         if not distributed.rank():
             with (Path(folder) / "reports").open("a") as file:
                 file.write(json.dumps(values) + "\n")
 
-    run_here(given, report)
+    def work() -> None:
+        distributed.join()
+        run_here(given, report)
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # in the main thread Lightning would take SIGTERM, and wait for its peers
+            thread.submit(work).result()
+    except Exception as error:
+        connection = isinstance(error, dist.DistError) or "gloo" in str(error)
+        said = {"rank": distributed.rank(), "line": first_line(error), "connection": connection, "time": time.time()}
+        (Path(folder) / f"error-{distributed.rank()}").write_text(json.dumps(said))
+        raise
 
 
 if __name__ == "__main__":

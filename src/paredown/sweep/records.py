@@ -173,7 +173,9 @@ class Records:
         from filelock import Timeout
 
         key, experiment = planned.experiment.key, planned.experiment
-        if _last_kind(Journal(experiment.folder)) != "start":
+        own: Status = "FAILED" if key in self.board.failed else "KILLED" if key in self.board.stopped else status
+        wrong = {"RUNNING", "FAILED"} if key in self.board.stopped else {"RUNNING"}  # a rank sees its peers end first
+        if _state(Journal(experiment.folder)) not in wrong:
             return
         if key in self.board.running:  # its process was ours, and is gone
             experiment.store.drop(self.board.running[key].holder)
@@ -181,9 +183,6 @@ class Records:
             if key not in self.board.begun and experiment.store.held(experiment.folder):
                 raise Timeout(str(experiment.folder))  # at once: in a bucket `alone` waits for a minute
             with experiment.store.alone(experiment.folder, GRACE):
-                own: Status = (
-                    "FAILED" if key in self.board.failed else "KILLED" if key in self.board.stopped else status
-                )
                 Tracker(experiment.folder, None).finish(own)
                 self._sent.discard(key)
         except Timeout:  # another sweep has it in hand
@@ -230,6 +229,7 @@ class Records:
         return text.getvalue()
 
 
-def _last_kind(journal: Journal) -> str | None:
-    kinds = [record["kind"] for record in journal.read()[0] if record["kind"] in ("start", "finish")]
-    return kinds[-1] if kinds else None
+def _state(journal: Journal) -> str | None:
+    """The status of the run that `journal` tells of, None where there is none."""
+    found = [record for record in journal.read()[0] if record["kind"] in ("start", "finish")]
+    return found[-1].get("status", "RUNNING") if found else None

@@ -74,7 +74,7 @@ def perform(given: dict[str, Any], report: Report) -> None:
     except Exception as error:
         alone = "across" not in given and given["config"]["trainer"]["devices"] == 1
         failed_in = {"failed_in": stage_of(error)} if alone else {}  # what other processes raise is known by its text
-        report({"failed": _line(error), "trace": traceback.format_exc()} | failed_in)
+        report({"failed": first_line(error), "trace": traceback.format_exc()} | failed_in)
 
 
 def run_here(given: dict[str, Any], report: Report) -> None:
@@ -138,6 +138,7 @@ def _places(data: Any) -> dict[str, str]:
     return {"root": str(data.root), "cache": str(data.cache)}
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What `error` says, in one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
