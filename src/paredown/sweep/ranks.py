@@ -146,7 +146,9 @@ def main(folder: str) -> None:
     except Exception as error:
         connection = isinstance(error, dist.DistError) or "gloo" in str(error)
         said = {"rank": distributed.rank(), "line": first_line(error), "connection": connection, "time": time.time()}
-        (Path(folder) / f"error-{distributed.rank()}").write_text(json.dumps(said))
+        half = Path(folder) / f"half-{distributed.rank()}"
+        half.write_text(json.dumps(said))
+        half.rename(half.with_name(f"error-{distributed.rank()}"))  # whole or not: torchrun may end us any moment
         raise
 
 
