@@ -14,10 +14,11 @@ overrides: [dataset=digits, model=resnet20, model.depth=8, dataset.fraction=0.1,
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One Ray at a time: of the processes that test (pytest -n), one gets all slow tests of this folder."""
+    """One Ray at a time: of the processes that test (pytest -n), one gets all slow tests here that start a Ray."""
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents and item.get_closest_marker("slow"):
+        with_ray = here in item.path.parents and {"Driver", "Node"} & set(vars(item.module))  # type: ignore[attr-defined]
+        if with_ray and item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

@@ -35,6 +35,8 @@ class Node:
         self.address = address or f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
         command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        # on the port that all share an agent waits for seconds, and then takes no jobs
+        command += [f"--dashboard-agent-listen-port={free_port()}"]
         if address:
             command += [f"--address={address}"]
         else:

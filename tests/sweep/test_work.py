@@ -144,7 +144,7 @@ def test_a_death_is_told_from_what_a_rank_raised(tmp_path, zero, one, errors, co
 
 @pytest.mark.slow
 def test_a_rank_that_is_told_to_end_and_one_that_raises_are_told_apart(written) -> None:
-    given = specification(one(written, "recipe.epochs=2000"), Resources(workers=2))
+    given = specification(one(written, "recipe.epochs=2000"), Resources(workers=2), "me")
     told = []
 
     def stop(report) -> None:  # of rank 0, once: several epochs may be reported together

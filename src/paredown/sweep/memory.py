@@ -25,8 +25,8 @@ class Actors(RayActorManager):
     def _read(self, tracked_actor: Any, exception: Exception) -> Exception:
         if not isinstance(exception, OutOfMemoryError):
             return exception
-        actor, _ = self._live_actors_to_ray_actors_resources[tracked_actor]
-        return death(str(exception), actor._actor_id.hex())
+        actor, _ = self._live_actors_to_ray_actors_resources.get(tracked_actor, (None, None))
+        return death(str(exception), actor._actor_id.hex() if actor else "")
 
 
 def death(message: str, actor: str) -> RayActorError:
