@@ -40,14 +40,13 @@ def test_what_raises_diverges_or_keeps_dying_is_named_and_the_others_go_on(writt
     assert runs(database)["sweep FINISHED"] == 1 and runs(database)["experiment FINISHED"] == 2
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_rank_killed_goes_on_at_its_checkpoint(written, number) -> None:
+def test_a_rank_killed_goes_on_at_its_checkpoint(written) -> None:
     sweep = Driver([*written("seeds: [0]\n"), *LONG, "resources.workers=2"])
     sweep.until(sweep.checkpoints)
-    os.kill(rank_processes(sweep.process.pid)[number], signal.SIGKILL)
+    os.kill(rank_processes(sweep.process.pid)[1], signal.SIGKILL)
     said = sweep.wait()
     database = sweep.output / "mlflow.db"
-    assert said.count("again: ") == said.count("its process died; ") == 1 and f"rank {number} ended by SIGKILL" in said
+    assert said.count("again: ") == said.count("its process died; ") == 1 and "rank 1 ended by SIGKILL" in said
     assert len(sweep.results()) == 1 and starts(sweep.output) == [2] and "epoch 1/" not in said.split("again: ")[1]
     assert runs(database) == {"experiment FINISHED": 1, "sweep FINISHED": 1}
     assert epochs_recorded(database) == [EPOCHS] and fits(sweep.output) == 1
@@ -105,6 +104,8 @@ def test_an_interrupted_sweep_says_the_command_and_resumes(written, blow) -> Non
     wait_for_the_end(workers)
     database = sweep.output / "mlflow.db"
     assert runs(database)["sweep KILLED"] == 1 and not [status for status in runs(database) if "RUNNING" in status]
+    if blow is signal.SIGTERM:
+        return  # from here on it is the same
     Driver(arguments).wait()
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1}
     assert epochs_recorded(database) == [EPOCHS] * 4
