@@ -1,4 +1,4 @@
-"""The rules that end experiments early, told what trials report: epochs, and last a result without an epoch."""
+"""The rules that end experiments early, and what Tune is asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from paredown.sweep.driver import _scheduler
-from paredown.sweep.file import Stop
+from paredown.sweep.board import Board
+from paredown.sweep.driver import _scheduler, run_trials
+from paredown.sweep.file import Stop, load
+from paredown.sweep.planning import plan
 
 RESULT = {"result": "{}", "trained": []}
 
@@ -39,3 +43,23 @@ def test_what_lags_behind_those_that_are_done_is_stopped(rule) -> None:
         scheduler.on_trial_complete(controller, trial, RESULT)
     assert hear(trials[4], 1, 10.0) == TrialScheduler.CONTINUE  # in its grace
     assert hear(trials[4], 2, 10.0) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize(("rule", "reuses"), [("none", True), ("asha", False)])
+def test_no_process_is_reused_after_a_stop_and_what_tune_loses_has_failed(written, monkeypatch, rule, reuses) -> None:
+    class Losing:
+        """Tune, but that it takes one experiment and never speaks of it again."""
+
+        def __init__(self, trainable, *, tune_config, run_config) -> None:
+            asked.append(tune_config)
+
+        def fit(self) -> None:
+            assert asked[0].search_alg.suggest("a")
+
+    asked: list = []
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2}}])
+    monkeypatch.setattr(tune, "Tuner", Losing)
+    board = Board(plan(load([*written("seeds: [0, 1]\n"), "tracking=off", f"stop.rule={rule}"])))
+    run_trials(board, board.plan.folder, stop=board.plan.sweep.stop)
+    assert asked[0].reuse_actors is reuses
+    assert list(board.failed.values()) == ["Ray Tune lost sight of it"] and len(board.waiting) == 1

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from paredown.store import Store
 from paredown.sweep.board import Board
 from paredown.sweep.file import load
 from paredown.sweep.planning import plan
@@ -107,6 +108,20 @@ def test_a_search_goes_on_with_what_it_learnt_and_what_was_in_flight(written, tm
         config["sparsity"],
         json.loads(first["work"])["config"]["sparsity"],  # its result was only told, its experiment never run
     )
+
+
+def test_a_store_that_is_away_uses_up_no_proposal(written, tmp_path, monkeypatch) -> None:
+    def away(store, key):
+        raise OSError("no route to host")
+
+    _, tree = make(written, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "has", away)
+        patched.setattr(Store, "pull", away)
+        for number in range(100):
+            tree._looked = 0.0
+            assert tree.suggest(str(number)) is None
+    assert len(run_all(tree)) == 4
 
 
 @pytest.mark.parametrize("other", ["recipe.epochs=1", "search.cost=false", "choices: [halves]"])

@@ -109,7 +109,8 @@ def test_a_store_that_is_away_is_asked_again(written, monkeypatch, caplog) -> No
     board, tree = make(written, words([0.1], [0.1, 0.2]))
     with monkeypatch.context() as patched:
         patched.setattr(Store, "has", lambda store, key: raising(OSError("no route to host")))
-        assert ask(tree, "a") is None and "no route to host" in caplog.text
+        assert ask(tree, "a") is None and ask(tree, "a") is None
+        assert caplog.text.count("no route to host") == 1  # said once
         board.start(board.waiting[0])
         tree.runs["b"] = next(iter(board.running.values()))
         tree.on_trial_complete("b", error=True)

@@ -18,7 +18,7 @@ from paredown.plan import digest
 from paredown.sweep.board import Board
 from paredown.sweep.file import Dimension, Search, Sweep, proposed
 from paredown.sweep.planning import Planned, prepared
-from paredown.sweep.tree import AWAY, Searcher, Tree, log
+from paredown.sweep.tree import Tree
 
 FILE = "search.journal"
 MOST = 10  # proposals for each experiment that is asked for
@@ -57,16 +57,14 @@ class SearchTree(Tree):
         """Whether to propose more: most proposals are new experiments, but a small space may have no more to offer."""
         return len(self.board.points) < self.search.trials and self._count < MOST * self.search.trials
 
-    def suggest(self, trial_id: str) -> Any:
-        """An experiment's specification, None while Optuna waits for results, FINISHED after the last."""
-        try:
-            while self.left and len(self.board.waiting) + len(self.board.running) < self.search.concurrent:
-                self._propose()
-        except OSError as error:
-            log.warning(AWAY, error)
-            return None
-        found = super().suggest(trial_id)
-        return None if found == Searcher.FINISHED and self.left else found
+    @property
+    def _exhausted(self) -> bool:
+        return super()._exhausted and not self.left
+
+    def _choose(self) -> Planned | None:
+        while self.left and len(self.board.waiting) + len(self.board.running) < self.search.concurrent:
+            self._propose()
+        return super()._choose()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna what an experiment gave."""
@@ -80,16 +78,19 @@ class SearchTree(Tree):
         point = proposed(self.board.plan.sweep, self.proposer.suggest(name) or {})
         try:
             (planned,) = prepared(self.board.plan.sweep, [point])
+            self._add(planned, name)
         except UserError:  # a target that cannot be met, say: Optuna learns to leave that corner
             self.proposer.on_trial_complete(name, error=True)
-            return
-        self._add(planned, name)
+        except OSError:  # the store is away, which says nothing of the proposal
+            self._count -= 1
+            self.proposer.on_trial_complete(name, error=True)
+            raise
 
     def _add(self, planned: Planned, name: str) -> None:
         key = planned.experiment.key
-        self._asked.setdefault(key, []).append(name)
         if key not in self.board.planned:
             self.board.add(planned)
+        self._asked.setdefault(key, []).append(name)
         self._answer(key)
 
     def _answer(self, key: str) -> None:

@@ -19,7 +19,6 @@ from paredown.sweep.work import specification
 log = logging.getLogger("paredown")
 
 PAUSE = 0.5  # seconds between two looks at the store
-AWAY = "the store does not answer, it is asked again: %s"
 LONGEST = 160  # characters of a reason: Ray's may be a page
 
 
@@ -35,25 +34,34 @@ class Tree(Searcher):
         self.board = board
         self.runs: dict[str, Run] = {}  # by Tune's trial id
         self._looked = 0.0
+        self._away = False
 
     def suggest(self, trial_id: str) -> Any:
         """The next experiment's specification, None when all that are left must wait, FINISHED when none is left."""
-        if not self.board.waiting:
+        if self._exhausted:
             return Searcher.FINISHED
         if time.monotonic() - self._looked < PAUSE:
             return None
         try:
             chosen = self._choose()
-        except OSError as error:  # from Tune's own thread, an error would end the sweep
-            log.warning(AWAY, error)
-            chosen = None
+        except OSError as error:  # out of a searcher it would end the sweep
+            if not self._away:
+                log.warning("the store does not answer, it is asked again: %s", error)
+            self._away, chosen = True, None
+        else:
+            self._away = False
         if chosen is None:
             self._looked = time.monotonic()
             return None
         run = self.runs[trial_id] = self.board.start(chosen)
         return {"work": json.dumps(specification(chosen, self.board.plan.sweep.resources, run.holder))}
 
+    @property
+    def _exhausted(self) -> bool:
+        return not self.board.waiting
+
     def _choose(self) -> Planned | None:
+        """What may start now; OSError where the store does not answer."""
         taken = {step.key for run in self.board.running.values() for step in run.planned.missing}
         longest_first = sorted(self.board.waiting, key=lambda planned: -work(planned.missing))
         return next((planned for planned in longest_first if self._is_free(planned, taken)), None)
