@@ -18,12 +18,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-from paredown.data.augment import POLICY, Augmentation
-from paredown.data.auto_augment import policy
+from paredown.data.augment.auto_augment import policy
+from paredown.data.augment.pipeline import POLICY, Augmentation
 from paredown.layers.masked import MaskedLinear
 from paredown.layers.sparse import MaskedSparse
-from paredown.models.counterparts import counterpart
-from paredown.training.beta_lasso import BetaLasso
+from paredown.models.cifar.counterparts import counterpart
+from paredown.training.hooks.beta_lasso import BetaLasso
 
 
 def main() -> None:

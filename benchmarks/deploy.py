@@ -22,21 +22,28 @@ import torch
 import yaml
 from torch import nn
 
-from paredown import blueprint, execution
+from paredown.core import blueprint
+from paredown.core.deploy import deploy
+from paredown.core.errors import UserError
+from paredown.core.network import Network
+from paredown.core.target import Target
 from paredown.cost import count
-from paredown.cost.latency import device_name
-from paredown.errors import UserError
+from paredown.cost.latency import device_name, in_turns
+from paredown.layers.factorised.forms import Factorisation
+from paredown.layers.factorised.low_rank import decompose
 from paredown.layers.masked import maskable
-from paredown.layers.ssc import Policy, apply_pair, choose
-from paredown.plan import Network, Target
-from paredown.surgery.deploy import deploy
-from paredown.surgery.low_rank import convolutions, energy_within, ranks_at, target_cost
+from paredown.methods.low_rank.papers import FORMS
+from paredown.methods.sparse.ssc.choice import apply_pair, choose
+from paredown.methods.sparse.ssc.layers import Policy
+from paredown.runtime.optimise import optimise
+from paredown.surgery.factorise import convolutions
+from paredown.surgery.rank_budget import ranks_at, reaching, uniform
 
 CIFAR, SMALL = (3, 32, 32), (3, 64, 64)
-VGG = {"_target_": "paredown.models.vgg.vgg19_bn"}
-RESNET32 = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 32, "width": 2}
-RESNET18 = {"_target_": "paredown.models.vision.resnet18", "stem": "cifar", "num_classes": 10}
-Run = Callable[[], object]
+VGG = {"_target_": "paredown.models.cifar.vgg.vgg19_bn"}
+RESNET32 = {"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 32, "width": 2}
+RESNET18 = {"_target_": "paredown.models.torchvision.resnet18", "stem": "cifar", "num_classes": 10}
+Runs = dict[str, tuple[nn.Module, torch.Tensor]]
 Rows = Iterable[tuple[str, Callable[[], Network]]]  # a network is made when it is asked for
 
 
@@ -66,18 +73,18 @@ def ssc_rows() -> Rows:
 
 def low_rank_rows() -> Rows:
     for name, architecture in (("vgg19", VGG), ("resnet18", RESNET18)):
-        for form in ("channel", "spatial"):
-            yield f"{name} low rank {form} 3x", partial(low_rank, architecture, CIFAR, form)
+        for form, factorisation in FORMS.items():
+            yield f"{name} low rank {form} 3x", partial(low_rank, architecture, CIFAR, factorisation)
 
 
 def every_model() -> Rows:
     for path in sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml")):
         values = yaml.safe_load(path.read_text())
         architecture = {key: value for key, value in values.items() if key not in ("weights", "weight_decay")}
-        shape = SMALL if ".vision." in values["_target_"] else CIFAR
+        shape = SMALL if ".torchvision." in values["_target_"] else CIFAR
         methods = {
             "ssc 90%": lambda a, s: ssc(a, s, 0.9),
-            "low rank spatial 2x": lambda a, s: low_rank(a, s, "spatial", 2.0),
+            "low rank spatial 2x": lambda a, s: low_rank(a, s, "vertical_first", 2.0),
             "mask 90%": masked,
         }
         for method, make in methods.items():
@@ -101,24 +108,24 @@ def ssc(architecture: dict, shape: tuple[int, int, int], sparsity: float) -> Net
     return network
 
 
-def low_rank(architecture: dict, shape: tuple[int, int, int], form: str, speed_up: float = 3.0) -> Network:
+def low_rank(
+    architecture: dict, shape: tuple[int, int, int], factorisation: Factorisation, speed_up: float = 3.0
+) -> Network:
     network = fresh(architecture, shape)
-    convs = convolutions(network.module)
-    cost, limit = target_cost(network, form, list(convs), Target("speed_up", speed_up))
-    spectra = {}
-    for name in convs:
-        blueprint.rewrite(network, name, "low_rank", form=form, rank=cost.highest[name])
-        layer = network.module.get_submodule(name)
-        layer.become(convs[name].weight.detach())
-        spectra[name] = layer.s.detach()
-    for name, rank in ranks_at(spectra, energy_within(spectra, cost, limit)).items():
-        layer = network.module.get_submodule(name).truncated(rank)
-        blueprint.place(network, name, layer, "low_rank", form=form, rank=rank)
+    convs, spectra, layers = convolutions(network.module), {}, {}
+    for name, conv in convs.items():
+        layers[name] = decompose(conv, factorisation)
+        spectra[name] = layers[name].s.detach()
+    designs = partial(uniform, factorisation=factorisation)
+    energy = reaching(Target("speed_up", speed_up), network, spectra, designs)
+    for name, rank in ranks_at(spectra, "energy", energy).items():
+        layer = layers[name].truncated(rank)
+        blueprint.place(network, name, layer, "low_rank", factorisation=factorisation, rank=rank)
     return network
 
 
 def masked(architecture: dict, shape: tuple[int, int, int]) -> Network:
-    """A tenth of the weights of each layer, anywhere."""
+    """Return a network with a random tenth of the weights of each layer."""
     network = fresh(architecture, shape)
     for name in maskable(network.module):
         blueprint.rewrite(network, name, "masked")
@@ -128,21 +135,21 @@ def masked(architecture: dict, shape: tuple[int, int, int]) -> Network:
 
 
 def report(name: str, network: Network, options: argparse.Namespace) -> None:
-    """One line with the MAC ratio, the deployed forms, and for each rival its time and how much faster `auto` is."""
+    """Print the MAC ratio, the backends, and for each rival its time and how much faster `auto` is."""
     dense = fresh(network.architecture, network.input_shape)
     macs = count(dense.module, dense.input_shape).macs / count(network.module, network.input_shape).macs
     images = torch.randn(options.batch, *network.input_shape)
-    found = execution.optimise(network, options.batch, seconds=options.seconds)
-    runs: dict[str, Run] = {"auto": call(found.module, images)} | layouts("dense", dense, images)
+    found = optimise(network, options.batch, seconds=options.seconds)
+    runs: Runs = {"auto": (found.module, images)} | layouts("dense", dense, images)
     if options.what != "never_slower":
-        portable = execution.optimise(network, options.batch, seconds=options.seconds, portable=True)
-        folded = execution.optimise(dense, options.batch, seconds=1.0, portable=True)
-        runs |= {"portable": call(portable.module, images), "folded": call(folded.module, images)}
+        portable = optimise(network, options.batch, seconds=options.seconds, portable=True)
+        folded = optimise(dense, options.batch, seconds=1.0, portable=True)
+        runs |= {"portable": (portable.module, images), "folded": (folded.module, images)}
         runs |= layouts("bf16", dense, images.bfloat16())
-    turns = in_turns(runs, options.seconds)
+    turns = dict(zip(runs, zip(*in_turns(list(runs.values()), options.seconds), strict=True), strict=True))
     ms = {key: 1e3 * statistics.median(times) for key, times in turns.items()}
-    forms = dict(Counter(found.choices["layers"].values()))
-    print(f"{name}: {macs:.1f}x fewer MACs, {forms}, {len(turns['auto'])} turns")
+    backends = dict(Counter(found.choices["layers"].values()))
+    print(f"{name}: {macs:.1f}x fewer MACs, {backends}, {len(turns['auto'])} turns")
     print(f"  auto {ms['auto']:.1f} ms; faster than", end=" ")
     for rival in ("dense", "folded", "bf16", "portable"):
         if every := [key for key in turns if key.split()[0] == rival]:
@@ -151,35 +158,17 @@ def report(name: str, network: Network, options: argparse.Namespace) -> None:
     print(flush=True)
 
 
-def layouts(name: str, network: Network, images: torch.Tensor) -> dict[str, Run]:
-    """The plain deployed network in NCHW and channels-last, in the dtype of `images`."""
+def layouts(name: str, network: Network, images: torch.Tensor) -> Runs:
+    """Return the plain deployed network in NCHW and channels-last, in the dtype of `images`."""
     found = {}
     for layout, words in ((torch.contiguous_format, "nchw"), (torch.channels_last, "nhwc")):
         module = deploy(network.module).to(images.dtype).to(memory_format=layout)
-        found[f"{name} {words}"] = call(module, images.to(memory_format=layout))
+        found[f"{name} {words}"] = (module, images.to(memory_format=layout))
     return found
 
 
-def call(module: nn.Module, images: torch.Tensor) -> Run:
-    return lambda: module(images)
-
-
-def in_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
-    turns: dict[str, list[float]] = {name: [] for name in runs}
-    with torch.inference_mode():
-        for run in [*runs.values()] * 2:
-            run()
-        started = time.perf_counter()
-        while len(turns["auto"]) < 5 or time.perf_counter() - started < seconds:
-            for name, run in runs.items():
-                begin = time.perf_counter()
-                run()
-                turns[name].append(time.perf_counter() - begin)
-    return turns
-
-
-def ratio(slow: list[float], fast: list[float]) -> str:
-    """The median of the single turns' ratios and their middle half."""
+def ratio(slow: tuple[float, ...], fast: tuple[float, ...]) -> str:
+    """Return the median and the quartiles of the single turns' ratios."""
     ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return f"{middle:.2f}x ({low:.2f}-{high:.2f})"

@@ -13,11 +13,14 @@ import statistics
 import torch
 from steps import parse, stepper
 
-from paredown import blueprint
-from paredown.methods.svd_training import factorise
-from paredown.plan import Context, Network
-from paredown.surgery.low_rank import convolutions
-from paredown.training.factor_penalties import FactorOrthogonality, SingularValueSparsity
+from paredown.core import blueprint
+from paredown.core.hooks import Context, FitState
+from paredown.core.network import Network
+from paredown.core.recipe import Recipe
+from paredown.methods.low_rank.papers import FORMS, Form
+from paredown.methods.low_rank.svd_training import factorise
+from paredown.surgery.factorise import convolutions
+from paredown.training.hooks.factor_penalties import FactorOrthogonality, SingularValueSparsity
 
 PENALTIES = (FactorOrthogonality(1.0), SingularValueSparsity(0.03, "hoyer"))
 
@@ -27,7 +30,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=32)
     options = parse(parser)
     steps = {"dense": contender(options, None, ())}
-    for form in ("channel", "spatial"):
+    for form in FORMS:
         steps[form] = contender(options, form, ())
         steps[f"{form} + penalties"] = contender(options, form, PENALTIES)
     for step in steps.values():
@@ -36,7 +39,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, step in steps.items():
             seconds[name].append(step())
-    for form in ("channel", "spatial"):
+    for form in FORMS:
         for name, rival in ((f"{form} + penalties", form), (form, "dense")):
             ratios = [own / other for own, other in zip(seconds[name], seconds[rival], strict=True)]
             low, high = min(ratios), max(ratios)
@@ -44,17 +47,16 @@ def main() -> None:
     print(f"a dense step: {statistics.median(seconds['dense']):.3f} s, batch {options.batch}")
 
 
-def contender(options: argparse.Namespace, form: str | None, penalties: tuple):
-    """A step of the network, factorised in `form` where one is given."""
+def contender(options: argparse.Namespace, form: Form | None, penalties: tuple):
+    """Make a step of the network, factorised in `form` where one is given."""
     network: Network = blueprint.create(
-        {"_target_": "paredown.models.resnet.cifar_resnet", "depth": options.depth}, (3, 32, 32)
+        {"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": options.depth}, (3, 32, 32)
     )
     if form:
         names = list(convolutions(network.module))
-        factorise(network, Context(None, torch.device(options.device), 0), form, names, random=False)
-    return stepper(
-        network.module, options, lambda module: sum(sum(h.penalties(module, 0.0).values()) for h in penalties)
-    )
+        factorise(network, Context(None, torch.device(options.device), 0), FORMS[form], names, random=False)
+    fit = FitState(network.module, Context(None, torch.device(options.device), 0), Recipe(epochs=1))
+    return stepper(network.module, options, lambda _: sum(sum(hook.penalties(fit).values()) for hook in penalties))
 
 
 if __name__ == "__main__":

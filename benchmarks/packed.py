@@ -16,18 +16,21 @@ import time
 import torch
 from steps import parse, stepper
 
-from paredown import blueprint
+from paredown.core import blueprint
+from paredown.core.hooks import Context, FitState
+from paredown.core.plan import Edit, Fit
+from paredown.core.recipe import Recipe
+from paredown.core.target import Target
 from paredown.cost.latency import device_name
-from paredown.methods.ssc import SSC
-from paredown.plan import Context, Edit, Fit, Recipe, Target
+from paredown.methods.sparse.ssc.method import SSC
 
-RESNET = "paredown.models.resnet.cifar_resnet"
+RESNET = "paredown.models.cifar.resnet.cifar_resnet"
 MODELS = {
-    "vgg19": {"_target_": "paredown.models.vgg.vgg19_bn"},
+    "vgg19": {"_target_": "paredown.models.cifar.vgg.vgg19_bn"},
     "resnet20": {"_target_": RESNET, "depth": 20},
     "resnet32": {"_target_": RESNET, "depth": 32},
     "resnet32x2": {"_target_": RESNET, "depth": 32, "width": 2},
-    "resnet18": {"_target_": "paredown.models.vision.resnet18", "stem": "cifar", "num_classes": 10},
+    "resnet18": {"_target_": "paredown.models.torchvision.resnet18", "stem": "cifar", "num_classes": 10},
 }
 
 
@@ -50,7 +53,7 @@ def main() -> None:
     for hooks in ((), fit.hooks):
         module = copy.deepcopy(network.module)
         for hook in hooks:
-            hook.start(module, context)
+            hook.start(FitState(module, context, recipe))
         steps.append(stepper(module, options, half=options.precision == "bf16"))
     for step in steps * 2:
         step()

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from paredown.plan import Recipe
+from paredown.core.recipe import Recipe
 from paredown.training.module import make_optimizer
 
 Penalty = Callable[[nn.Module], torch.Tensor]
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line with `batch`, `rounds`, `threads` and `device` and the script's own; sets threads and seed."""
+    """Parse the command line with `batch`, `rounds`, `threads` and `device` and the script's; set threads and seed."""
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
@@ -31,7 +31,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def stepper(
     module: nn.Module, options: argparse.Namespace, penalty: Penalty | None = None, half: bool = False
 ) -> Callable[[], float]:
-    """A function that makes one training step of `module` (channels-last, batch norm in training mode; `half`: in
+    """Make a function that makes one training step of `module` (channels-last, batch norm in training mode; `half`: in
     bf16) and returns its seconds."""
     module = module.to(options.device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(module, Recipe(epochs=1, learning_rate=0.001))

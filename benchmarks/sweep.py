@@ -91,18 +91,18 @@ def nothing(kind: str, count: int) -> None:
     import ray
     from ray import tune
 
-    from paredown.sweep import driver, tree
-    from paredown.sweep.board import Board
-    from paredown.sweep.file import load
+    from paredown.sweep import driver, searcher
     from paredown.sweep.planning import plan
+    from paredown.sweep.progress import Progress
+    from paredown.sweep.spec import load
 
     os.environ |= driver.ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": "2"}  # as the driver does on two CPUs
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a.yaml").write_text(FILE.replace("SEEDS", ", ".join(map(str, range(count)))))
-        board = Board(plan(load([f"sweep={folder}/a.yaml", f"output={folder}/out", "tracking=off"])))
-        search = tree.Tree(board)
-        search.on_trial_complete = lambda trial_id, result=None, error=False: board.finish(
-            search.runs[trial_id], {}, []
+        progress = Progress(plan(load([f"sweep={folder}/a.yaml", f"output={folder}/out", "tracking=off"])))
+        search = searcher.StageSearcher(progress)
+        search.on_trial_complete = lambda trial_id, result=None, error=False: progress.finish(
+            search.trials[trial_id], {}, []
         )
 
         def trial(settings: dict) -> None:

@@ -1,17 +1,19 @@
 """Training with our defaults against hand-written loops: time per epoch, peak memory, accuracy after the last epoch.
 
-    python benchmarks/training.py --root DATA/cifar10 --model resnet20 --images 10000
+    python benchmarks/training.py --root DATA/cifar10 --model resnet20 [--images 2000] [--classes 2] [--minutes 9]
 
 Three contenders, one process each, interleaved over the rounds; all see the same batches and evaluate the same images:
-  plain     a bare PyTorch loop, fp32, NCHW
-  tuned     a bare PyTorch loop with our precision and memory layout
+  plain     a bare PyTorch loop, fp32, NCHW, the allocator as it is
+  tuned     a bare PyTorch loop with our precision, memory layout and allocator
   paredown  Lightning, our callbacks and MLflow records
+Rounds end with `--minutes`; the first class or two of CIFAR-10 keep the evaluation short beside the training.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -22,11 +24,15 @@ from itertools import pairwise
 from pathlib import Path
 
 CONTENDERS = ("plain", "tuned", "paredown")
+# for `plain`: the default of glibc, whose mention keeps `core.memory.keep_freed` from changing anything
+AS_IT_IS = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}
+PER_CLASS = 5000  # training images of CIFAR-10
 
 
 def settings(options: argparse.Namespace, output: str) -> list[str]:
-    fraction = f"dataset.fraction={options.images / 50000}"
+    fraction = f"dataset.fraction={options.images / (PER_CLASS * options.classes)}"
     data = ["dataset=cifar10", f"dataset.root={options.root}", "dataset.validation=0", fraction]
+    data += [f"dataset.classes={options.classes}"]
     run = [
         f"recipe.epochs={options.epochs}",
         f"model={options.model}",
@@ -40,9 +46,12 @@ def contend(name: str, options: argparse.Namespace) -> dict[str, float]:
     """One contender's seconds per epoch (median, the first left out), peak memory in MiB, and test accuracy."""
     import torch
 
-    from paredown.config import compose
-    from paredown.experiment import prepare
+    from paredown.core.config import compose
+    from paredown.core.memory import keep_freed
+    from paredown.experiment.prepare import prepare
 
+    if name != "plain":
+        keep_freed()  # as `run.walk` does before the stages
     with tempfile.TemporaryDirectory() as output:
         experiment = prepare(compose(settings(options, output)))
         torch.manual_seed(0)
@@ -55,7 +64,8 @@ def contend(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def lightning(experiment):
-    from paredown.execute import _recorded, _reporter, _tracker
+    from paredown.core.hooks import Context
+    from paredown.run.walk import _recorded, _reporter, _tracker
     from paredown.training.fit import fit
 
     step, tracker = experiment.steps[-1], _tracker(experiment)
@@ -67,8 +77,9 @@ def lightning(experiment):
             report(row, epoch)
             stamps.append(time.perf_counter())
 
-        folder = experiment.store.workplace(step.key)
-        rows = fit(experiment.dense(), step.stage, step.data, step.seed, experiment.machine, folder, mark)
+        folder = experiment.store.scratch_folder(step.key)
+        context = Context(step.data, experiment.device, step.seed)
+        rows = fit(experiment.dense(), step.stage, context, experiment.machine, folder, mark)
     return [b - a for a, b in pairwise(stamps)], rows[-1]["test/top1"]
 
 
@@ -76,7 +87,8 @@ def by_hand(experiment, tuned: bool):
     import torch
     from torch.nn import functional
 
-    from paredown.training.module import make_optimizer, rate_factor
+    from paredown.training.module import make_optimizer
+    from paredown.training.schedule import rate_factor
 
     recipe, data, device = experiment.recipe, experiment.data, experiment.device
     network = experiment.dense().module.to(device)
@@ -108,11 +120,28 @@ def by_hand(experiment, tuned: bool):
     return seconds, 100 * right / total
 
 
+def one_round(ends: float) -> dict[str, dict[str, float]]:
+    """Return the figures of each contender, run one after another; none where they take beyond the time `ends`."""
+    rows = {}
+    for name in CONTENDERS:
+        command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
+        environment = os.environ | (AS_IT_IS if name == "plain" else {})
+        left = max(1.0, ends - time.monotonic())
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=left)
+        except subprocess.TimeoutExpired:
+            return {}
+        rows[name] = json.loads(ended.stdout.splitlines()[-1])
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder with CIFAR-10")
     parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--images", type=int, default=2000, help="of the training")
+    parser.add_argument("--classes", type=int, default=2, help="the first of CIFAR-10's, each with 1,000 test images")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no round begins that would end later")
     parser.add_argument("--epochs", type=int, default=3, help="the first is left out of the median")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -123,13 +152,20 @@ def main() -> None:
         print(json.dumps(contend(options.contender, options)))
         return
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    began, longest = time.monotonic(), 0.0
+    ends = began + 60 * options.minutes
     for _ in range(options.rounds):
-        for name in CONTENDERS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--contender", name]
-            ended = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[name].append(json.loads(ended.stdout.splitlines()[-1]))
+        started = time.monotonic()
+        if started + longest > ends or not (rows := one_round(ends)):
+            break
+        longest = max(longest, time.monotonic() - started)
+        for name, row in rows.items():
+            found[name].append(row)
+    if not found["plain"]:
+        raise SystemExit(f"{options.minutes:g} minutes are over in the first round: take fewer --images")
     middle = {n: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for n, rows in found.items()}
     ours = middle["paredown"]
+    print(f"{len(found['plain'])} rounds")
     for name, values in middle.items():
         print(f"{name:10} {values['seconds']:7.2f} s/epoch  {values['memory']:7.0f} MiB  top-1 {values['top1']:.2f} %")
     ratios = {

@@ -22,8 +22,9 @@ def contenders(model: str):
     """By name: a network, its optimiser, and the hooks of a fit, from the configuration itself."""
     import torch
 
-    from paredown.config import compose
-    from paredown.experiment import prepare
+    from paredown.core.config import compose
+    from paredown.core.hooks import Context, FitState
+    from paredown.experiment.prepare import prepare
     from paredown.training.module import make_optimizer
 
     settings = {"plain": ["method=dense"]}
@@ -37,7 +38,8 @@ def contenders(model: str):
             experiment = prepare(compose([*common, *overrides]))
             stage = experiment.steps[0].stage
             module = experiment.dense().module.train().to(memory_format=torch.channels_last)
-            found[name] = (module, make_optimizer(module, stage.recipe), stage.hooks)
+            fit = FitState(module, Context(None, torch.device("cpu"), 0), stage.recipe)
+            found[name] = (fit, make_optimizer(module, stage.recipe), stage.hooks)
     return found
 
 
@@ -45,15 +47,16 @@ def turn(contender, batch, first_step: int) -> float:
     """Seconds of processor time of one turn."""
     from torch.nn.functional import cross_entropy
 
-    module, optimizer, hooks = contender
+    fit, optimizer, hooks = contender
     images, labels = batch
     started = time.process_time()
     for step in range(first_step, first_step + max(PERIODS)):
+        fit.step = fit.step_in_epoch = step
         for hook in hooks:
-            hook.before_step(module, step)
-        loss = cross_entropy(module(images), labels)
+            hook.before_step(fit)
+        loss = cross_entropy(fit.model(images), labels)
         for hook in hooks:
-            loss = loss + sum(hook.penalties(module, 0.0).values())
+            loss = loss + sum(hook.penalties(fit).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ours = contenders(options.model)
-    channels = next(next(iter(ours.values()))[0].parameters()).shape[1]
+    channels = next(next(iter(ours.values()))[0].model.parameters()).shape[1]
     images = torch.randn(options.batch, channels, 32, 32).contiguous(memory_format=torch.channels_last)
     batch = (images, torch.randint(10, (options.batch,)))
     seconds: dict[str, list[float]] = {name: [] for name in ours}

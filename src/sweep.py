@@ -1,6 +1,10 @@
 """Many experiments: python src/sweep.py sweep=NAME (see --help)."""
 
-from paredown.sweep.command import main
+from paredown.core import interrupt
+
+interrupt.install()
+
+from paredown.cli.sweep import main  # noqa: E402 (seconds, in which Ctrl-C is one line already)
 
 if __name__ == "__main__":
     main()

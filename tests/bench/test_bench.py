@@ -15,8 +15,8 @@ from paredown.bench.measure import bench, median_interval
 from paredown.bench.quiet import Quiet, Watch
 from paredown.bench.record import metrics, write
 from paredown.bench.request import Request, parse
-from paredown.bench.show import words
 from paredown.bench.subject import subject
+from paredown.bench.terminal import words
 from paredown.cost import count
 
 

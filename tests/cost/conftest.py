@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from paredown.blueprint import CompressedLayer
+from paredown.core.compressed import CompressedLayer
 
 
 @pytest.fixture(autouse=True)

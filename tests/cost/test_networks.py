@@ -7,16 +7,17 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from paredown import blueprint
+from paredown.core import blueprint
+from paredown.core.network import Network
 from paredown.cost import CostError, compare, count
-from paredown.cost.rules import macs_under
-from paredown.layers.ssc import apply_pair
-from paredown.plan import Network
+from paredown.cost.conventions import macs_under
+from paredown.methods.sparse.ssc.choice import apply_pair
 
-RESNET32 = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 32, "width": 2}
-VGG19 = {"_target_": "paredown.models.vgg.vgg19_bn"}
+RESNET32 = {"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 32, "width": 2}
+VGG19 = {"_target_": "paredown.models.cifar.vgg.vgg19_bn"}
 
 
 def ssc(architecture: dict, size: int, g: int, p: int, p_1x1: int) -> Network:
@@ -69,9 +70,26 @@ def test_a_dense_network_costs_what_torchs_own_counter_says(name):
     assert 2 * count(model, (3, 64, 64)).macs == flops.get_total_flops()
 
 
-def test_transformers_are_refused_not_undercounted():
-    with pytest.raises(CostError, match=r"encoder_layer_0\.self_attention"):
-        count(torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32), (3, 32, 32))
+SWIN = ([4, 4], 16, [1, 1], [2, 4], [4, 4])
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 32),
+        lambda: torchvision.models.SwinTransformer(*SWIN),
+    ],
+    ids=["vit", "swin"],
+)
+def test_a_transformer_costs_what_torchs_own_counter_says(network, monkeypatch):
+    model = network().eval()
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops, torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    cost = count(model, (3, 32, 32))
+    assert 2 * cost.macs == flops.get_total_flops()
+    outside = sum(row.macs for row in cost.layers if ":" in row.name)
+    assert 0 < outside < cost.macs and any("attn" in row.name or "attention" in row.name for row in cost.layers)
 
 
 class Tokens(nn.Module):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paredown.core.errors import UserError
 from paredown.data.cache import Pixels, cache_folder, decoded, file_state, load
-from paredown.errors import UserError
 
 
 def data(value=7):
@@ -67,7 +67,7 @@ def test_no_pickled_object_is_read_from_a_cache(tmp_path):
     load(tmp_path, "set", "state", data)
     (entry,) = (path for path in tmp_path.iterdir() if path.is_dir())
     np.save(entry / "train_images.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(UserError, match="Python objects"):
         load(tmp_path, "set", "state", data)
     assert json.loads((entry / "metadata.json").read_text())["class_names"] == ["a", "b"]
 
@@ -86,3 +86,19 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write decoded images to .*dataset.cache="):
         load(tmp_path / "file" / "cache", "set", "state", data)
+
+
+DAMAGE = {
+    "metadata.json": b"{",
+    "train_images.npy": b"\x93NUMPY\x01",
+    "test_labels.npy": b"",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_entry_is_named_with_what_to_delete(name, tmp_path):
+    load(tmp_path, "set", "state", data)
+    (entry,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (entry / name).write_bytes(DAMAGE[name])
+    with pytest.raises(UserError, match=rf"{name}.*delete {entry}, and it is made again"):
+        load(tmp_path, "set", "state", data)

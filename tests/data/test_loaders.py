@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from paredown.data.augment import Augmentation, Normalisation
+from paredown.core.errors import UserError
+from paredown.data.augment.pipeline import Augmentation, Normalisation
 from paredown.data.cache import Pixels
 from paredown.data.loaders import EvalLoader, MemoryImages, TrainLoader
-from paredown.errors import UserError
 
 CPU = torch.device("cpu")
 COUNT = 103

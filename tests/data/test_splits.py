@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paredown.core.errors import UserError
 from paredown.data.splits import split
-from paredown.errors import UserError
 
 LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(10), 100))
 

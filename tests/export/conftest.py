@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paredown import blueprint, execution
+from paredown.core import blueprint
+from paredown.core.network import Network
 from paredown.export.files import Source
-from paredown.plan import Network
+from paredown.runtime.optimise import build
 
-ARCHITECTURE = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "num_classes": 10, "in_channels": 1}
+ARCHITECTURE = {
+    "_target_": "paredown.models.cifar.resnet.cifar_resnet",
+    "depth": 8,
+    "num_classes": 10,
+    "in_channels": 1,
+}
 FACTS = {"classes": ["nought", "één"], "input": [1, 8, 8], "mean": [0.5], "std": [0.25]}
 
 
@@ -20,7 +26,7 @@ def network() -> Network:
         torch.manual_seed(0)
         made = blueprint.create(ARCHITECTURE, (1, 8, 8))
         blueprint.rewrite(made, "layer2.0.conv2", "ssc", g=4, p=4)
-        blueprint.rewrite(made, "layer3.0.conv1", "low_rank", form="spatial", rank=5)
+        blueprint.rewrite(made, "layer3.0.conv1", "low_rank", factorisation="vertical_first", rank=5)
         for _ in range(3):
             made.module.train()(torch.randn(16, 1, 8, 8))
     made.module.eval()
@@ -29,4 +35,4 @@ def network() -> Network:
 
 @pytest.fixture(scope="session")
 def source(network: Network) -> Source:
-    return Source(network, execution.build(network, {}), {}, FACTS)
+    return Source(network, build(network, {}), {}, FACTS)

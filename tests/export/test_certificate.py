@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.export.certificate import compare, sha256
 from paredown.export.check import Found
 from paredown.export.request import parse
@@ -46,17 +49,37 @@ def test_a_folder_s_digest_sees_names_and_contents(tmp_path: Path) -> None:
     assert sha256(tmp_path) != first
 
 
+@pytest.mark.parametrize("odd", ["folder", "link", "fifo", "a fifo alone"])
+def test_what_is_no_file_has_no_digest(odd: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    make = {"folder": Path.mkdir, "link": lambda path: path.symlink_to("a")}.get(odd, os.mkfifo)
+    make(tmp_path / "b")
+    with pytest.raises(UserError, match=r"/b is no file of an export \(export the run again\)"):
+        sha256(tmp_path / "b" if odd == "a fifo alone" else tmp_path)
+
+
+def test_a_digest_is_that_of_earlier_exports(tmp_path: Path) -> None:
+    for name in ("weights", "architecture"):
+        (tmp_path / name).write_bytes(name.encode() * 100_000)
+    content = b"".join(name + b"\n" + name * 100_000 for name in (b"architecture", b"weights"))
+    assert sha256(tmp_path) == hashlib.sha256(content).hexdigest()
+    assert sha256(tmp_path / "weights") == hashlib.sha256(b"weights" * 100_000).hexdigest()
+
+
 def test_several_formats_in_either_way_to_write_them() -> None:
-    assert parse(["run=abcd", "format=[onnx, torch]"]).formats == parse(["run=abcd", "format=onnx,torch"]).formats
-    assert parse(["run=abcd"]).formats == ("torch", "program", "onnx")
+    assert parse(["run=abcd", "format=[onnx, torch]"]).format == parse(["run=abcd", "format=onnx,torch"]).format
+    assert parse(["run=abcd"]).format == ("torch", "program", "onnx")
+
+
+REFUSED = {"certified": False, "dataset": {}, "split": "test", "entries": {}}
 
 
 def test_an_export_that_was_not_equal_is_not_verified(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no export lies there, it has no certificate\.json"):
+    with pytest.raises(UserError, match=r"there is no export, it has no certificate\.json"):
         verify(tmp_path)
     (tmp_path / "certificate.json").write_text("{")
-    with pytest.raises(UserError, match="is no certificate"):
+    with pytest.raises(UserError, match=r"certificate\.json: Invalid JSON: .* \(export the run again\)"):
         verify(tmp_path)
-    (tmp_path / "certificate.json").write_text('{"certified": false}')
+    (tmp_path / "certificate.json").write_text(json.dumps(REFUSED))
     with pytest.raises(UserError, match="do not ship it"):
         verify(tmp_path)

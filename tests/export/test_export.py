@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from paredown import execute
-from paredown.command import Failure
-from paredown.errors import UserError
+from paredown.core.errors import UserError
+from paredown.core.requests import Failure
+from paredown.experiment.prepare import open_data
 from paredown.export.request import parse
 from paredown.export.verify import verify
 from paredown.export.work import export
 from paredown.report.build import build
 from paredown.report.request import Request
+from paredown.run import walk
 from paredown.tracking.client import connect
 
 pytestmark = pytest.mark.slow
@@ -33,7 +35,7 @@ METHODS = {"ssc": ["method=ssc", "sparsity=0.7"], "low_rank": ["method=lr_s2", "
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     output = tmp_path_factory.mktemp("outputs")
-    return {name: execute.run([*words, *SMALL, *CHEAP, f"output={output}"]) for name, words in METHODS.items()}
+    return {name: walk.run([*words, *SMALL, *CHEAP, f"output={output}"]) for name, words in METHODS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,8 @@ def test_every_format_is_certified_by_a_fresh_process(exported, runs) -> None:
     made = exported.certificate
     assert set(made.entries) == {"torch", "program", "onnx"} and made.equal and made.images > 100
     for name, entry in made.entries.items():
+        assert [one.threads for one in entry.latency][:1] == ([1] if name == "onnx" else [])
+        assert all(one.batch == 1 and one.ms > 0 and one.dense_ms > 0 for one in entry.latency)
         assert entry.equal_predictions == 1 and entry.top1 == pytest.approx(made.trained_top1)
         assert entry.active_macs == runs["ssc"].metrics["cost/macs"] == made.trained_macs
         ratio = entry.bytes / entry.dense_bytes
@@ -105,6 +109,54 @@ def test_a_damaged_export_is_one_line(exported, tmp_path: Path) -> None:
     assert verify(exported.folder).endswith("images of the val split")
 
 
+def test_eight_bits_are_calibrated_on_training_images_as_evaluation_prepares_them(
+    runs, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paredown.export import int8_file
+
+    seen, write = [], int8_file.write
+
+    def watched(exported, path, batches, facts) -> None:
+        seen.extend(batches)
+        write(exported, path, seen, facts)
+
+    monkeypatch.setattr(int8_file, "write", watched)
+    words = [f"run={runs['ssc'].folder}", "format=onnx", "deploy=plain", "seconds=0.02", f"folder={tmp_path}"]
+    made = export(parse([*words, "quantize=int8", "calibration=40", "max_drop=5"]))
+    data = open_data(made.certificate.dataset)
+    pixels = torch.cat([images for images, _ in data.eval_loader("train", 64, "cpu")]).flatten(1)
+    assert len(torch.cat(seen)) == 40
+    assert all((pixels == image).all(1).any() for image in torch.cat(seen).flatten(1))
+    entry, exact = made.certificate.entries["int8"], made.certificate.entries["onnx"]
+    assert entry.quantised.calibration == 40 and entry.quantised.top1_before == made.certificate.trained_top1
+    assert entry.quantised.drop == pytest.approx(made.certificate.trained_top1 - entry.top1)
+    assert entry.bytes < exact.bytes and entry.largest_difference > exact.largest_difference and entry.latency
+    assert "calibrated on 40 training images" in (tmp_path / "README.md").read_text()
+    assert verify(tmp_path).count("onnx, int8 as certified") == 1
+
+
+def test_eight_bits_that_lose_too_much_are_refused(
+    runs, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paredown.export import int8_file
+
+    write = int8_file.write
+
+    def written_blind(exported, path, batches, facts) -> None:
+        write(exported, path, [0 * images for images in batches], facts)
+
+    monkeypatch.setattr(int8_file, "write", written_blind)
+    words = [f"run={runs['low_rank'].run_id}", f"output={output}", "format=onnx", "deploy=plain", "register=blind"]
+    with pytest.raises(UserError, match=r"model\.int8\.onnx loses .* points of top-1 .* more than max_drop=1: "):
+        export(parse([*words, "quantize=int8", "seconds=0.02", f"folder={tmp_path}"]))
+    assert "do not ship it" in (tmp_path / "README.md").read_text()
+    with pytest.raises(UserError, match="do not ship it"):
+        verify(tmp_path)
+    client = connect(f"sqlite:///{output / 'mlflow.db'}")
+    assert "certified" not in client.get_run(runs["low_rank"].run_id).data.tags
+    assert "blind" not in [model.name for model in client.search_registered_models()]
+
+
 def test_a_file_that_computes_something_else_is_neither_recorded_nor_registered(
     runs, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +172,7 @@ def test_a_file_that_computes_something_else_is_neither_recorded_nor_registered(
 
     monkeypatch.setattr(torch_file, "write", write_wrongly)
     words = [f"run={runs['low_rank'].run_id}", f"output={output}", "format=torch", "deploy=plain", "register=wrong"]
-    with pytest.raises(Failure, match="torch computes something else than the trained network"):
+    with pytest.raises(Failure, match="torch is not equivalent to the trained network"):
         export(parse([*words, f"folder={tmp_path}"]))
     assert "do not ship it" in (tmp_path / "README.md").read_text()
     client = connect(f"sqlite:///{output / 'mlflow.db'}")

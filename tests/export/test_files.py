@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from paredown import blueprint, execution
-from paredown.cost import count
-from paredown.errors import UserError
+from paredown.core import blueprint
+from paredown.core.deploy import deploy
+from paredown.core.errors import UserError
+from paredown.core.network import Network
+from paredown.cost import CostError, count
 from paredown.export.files import FORMATS, Source, format_of, size
-from paredown.export.onnx_file import _lowered
-from paredown.plan import Network
+from paredown.export.onnx_file import _converted
+from paredown.export.onnx_file import count as onnx_count
+from paredown.layers.factorised.pair import decompose
+from paredown.runtime.optimise import build
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -59,7 +63,7 @@ def test_a_damaged_file_is_one_line(name: str, written: Path, tmp_path: Path) ->
     for file in written.iterdir() if written.is_dir() else [written]:
         content = file.read_bytes()
         (broken / file.name if written.is_dir() else broken).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=f"{FORMATS[name]} holds no readable network") as caught:
+    with pytest.raises(UserError, match=f"{FORMATS[name]}.*export the run again") as caught:
         format_of(name).load(broken)
     assert "\n" not in str(caught.value)
 
@@ -95,7 +99,7 @@ def test_nor_is_one_that_hides_it(trick: str, source: Source, tmp_path: Path) ->
 
 def test_masks_come_back_and_their_zeros_take_no_room(tmp_path: Path) -> None:
     """Of the two kinds with a mask of their own, one ships dense, the other as a sparse matrix."""
-    architecture = {"_target_": "paredown.models.counterparts.three_fc", "num_classes": 3, "in_channels": 1}
+    architecture = {"_target_": "paredown.models.cifar.counterparts.three_fc", "num_classes": 3, "in_channels": 1}
     network = blueprint.create(architecture | {"image_size": [8, 8], "hidden": 64}, (1, 8, 8))
     names = [name for name, layer in network.module.named_modules() if isinstance(layer, nn.Linear)]
     for name, kind in zip(names, ("sparse", "masked"), strict=False):
@@ -103,7 +107,7 @@ def test_masks_come_back_and_their_zeros_take_no_room(tmp_path: Path) -> None:
         layer: Any = network.module.get_submodule(name)
         layer.set_mask(torch.rand(layer.weight.shape) < 0.1)
     network.module.eval()
-    source = Source(network, execution.build(network, {}), {}, {})
+    source = Source(network, build(network, {}), {}, {})
     format_of("torch").write(source, tmp_path / "torch")
     loaded = format_of("torch").load(tmp_path / "torch")
     images = torch.randn(2, 1, 8, 8)
@@ -120,9 +124,52 @@ def test_an_opset_without_an_operator_is_told_with_the_one_that_has_it() -> None
     node = helper.make_node("HardSwish", ["images"], ["logits"])
     model = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:]))
     with pytest.raises(UserError, match=r"ONNX opset 9 lacks HardSwish \(since 14\)"):
-        _lowered(model, 9)
+        _converted(model, 9)
 
 
 def test_an_opset_of_the_future_is_refused(source: Source, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="opset=99 is newer than any"):
+    with pytest.raises(UserError, match="opset=99 is newer than onnx"):
         format_of("onnx").write(source, tmp_path / "model.onnx", 99)
+
+
+class Tokens(nn.Module):
+    """Patches, attention, and a linear layer in groups: products of two activations, and one of rows of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 12, 4, 4)
+        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
+        self.pair, self.head = decompose(nn.Linear(12, 10), "in_group", 3, 2), nn.Linear(10, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(self.pair(x)).mean(1)
+
+
+def test_attention_is_counted_by_shapes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Network(Tokens().eval(), {}, (1, 16, 16))
+    format_of("onnx").write(
+        Source(network, deploy(network.module).eval(), {}, {"input": [1, 16, 16]}), tmp_path / "m.onnx"
+    )
+    loaded, images = format_of("onnx").load(tmp_path / "m.onnx"), torch.randn(3, 1, 16, 16)
+    torch.testing.assert_close(loaded.run(images), network.module(images), rtol=1e-4, atol=1e-5)
+    tokens, by_hand = 16, 4 * 4 * 12 + 4 * 12 * 12 + 2 * 16 * 12 + 2 * (12 + 3 * 10) + 30
+    assert loaded.macs == loaded.active_macs == tokens * by_hand == count(network.module, (1, 16, 16)).macs
+
+
+def test_a_product_whose_shapes_onnx_does_not_infer_is_refused() -> None:
+    from onnx import TensorProto, helper
+
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 4, 4])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["found", "too"])
+    nodes = [
+        helper.make_node("NonZero", ["images"], ["found"]),
+        helper.make_node("Cast", ["found"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["turned"]),
+        helper.make_node("MatMul", ["turned", "floats"], ["logits"], name="unknown"),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [images], [logits]))
+    with pytest.raises(CostError, match="unknown: ONNX infers no shape for MatMul"):
+        onnx_count(model)

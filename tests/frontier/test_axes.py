@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.frontier.axes import Axis, axis, budgets
 
 RECORDED = ["final/top1", "best/top1", "cost/macs", "cost/speed_up", "latency/speed_up", "latency/ms", "price/macs"]
@@ -45,8 +45,13 @@ def test_budgets() -> None:
     assert first.holds(3) and not first.holds(2.99) and not first.holds(float("nan"))
     assert second.holds(2.49) and not second.holds(2.5)
     assert budgets(None, RECORDED) == [] and str(first) == "cost/speed_up >= 3"
-    for wrong in ("speed_up=3", "speed_up>=fast", ">=3"):
+    for wrong in ("speed_up=3", "speed_up>=fast", "speed_up>=nan", "speed_up<=inf", ">=3"):
         with pytest.raises(UserError, match="cannot read budget"):
             budgets(wrong, RECORDED)
     with pytest.raises(UserError, match="no metric 'flops'"):
         budgets("flops<=3", RECORDED)
+
+
+def test_a_bench_that_is_not_recorded_says_what_records_it() -> None:
+    with pytest.raises(UserError, match=r"no metric 'bench/ms_b1' .* \(python src/bench.py run=ID records"):
+        budgets("bench/ms_b1<=2", RECORDED)

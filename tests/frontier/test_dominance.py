@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paredown.frontier import hypervolume, knee, pareto
 
-VALUES = st.integers(-4, 4).map(float) | st.floats(-1e6, 1e6) | st.just(float("nan"))
+VALUES = st.integers(-4, 4).map(float) | st.floats(-1e6, 1e6).map(lambda x: round(x, 2)) | st.just(float("nan"))
 POINTS = st.lists(st.tuples(VALUES, VALUES), max_size=25)
 GRID = st.lists(st.tuples(st.integers(-1, 9), st.integers(-1, 9)), max_size=20)
 DIRECTIONS = st.tuples(st.booleans(), st.booleans())
@@ -26,9 +26,11 @@ def dominates(one, other, maximize) -> bool:
     return no_worse and any(better(a, b, up) for a, b, up in zip(one, other, maximize, strict=True))
 
 
-@given(POINTS, DIRECTIONS)
-def test_the_front_is_what_nothing_dominates(points, maximize) -> None:
-    mask = pareto(points, maximize)
+@given(POINTS, DIRECTIONS, st.integers(0, 2**32 - 1))
+def test_the_front_is_what_nothing_dominates(points, maximize, seed) -> None:
+    """Also with a few last bits of each number changed: rounding decides nothing."""
+    bits = np.random.default_rng(seed).integers(-3, 4, (len(points), 2)) * np.finfo(float).eps
+    mask = pareto(np.reshape(points, (-1, 2)) * (1 + bits), maximize)
     usable = [not np.isnan(point).any() for point in points]
     expected = [
         ok and not any(dominates(other, point, maximize) for other in points)
@@ -58,6 +60,17 @@ def test_duplicates_and_ties_and_nan() -> None:
     assert pareto([], (True, True)).tolist() == [] and hypervolume([], (1, 1), (True, True)) == 0
     assert pareto([(np.inf, -np.inf)], (False, True)).tolist() == [True]
     assert pareto(np.full((3, 2), np.nan), (True, True)).sum() == 0
+
+
+def test_means_that_differ_in_the_last_bit_are_equal() -> None:
+    three = float(np.mean([0.1, 0.2, 0.3]))  # 0.20000000000000004 in one order of the seeds, 0.2 in another
+    other = float(np.mean([0.3, 0.2, 0.1]))
+    assert three != other
+    worse, better = (min(three, other), 60.0), (max(three, other), 90.0)
+    assert pareto([worse, better], (False, True)).tolist() == [False, True]
+    assert pareto([(60.0, worse[0]), (90.0, better[0])], (True, False)).tolist() == [False, True]
+    assert hypervolume([worse, better], (1, 50), (False, True)) == pytest.approx(0.8 * 40)
+    assert pareto([(4_000_000_000, 60), (4_000_000_100, 90)], (False, True)).all()  # a hundred MACs are a hundred
 
 
 def test_worked_hypervolume() -> None:

@@ -54,6 +54,16 @@ def test_the_best_under_a_budget_and_who_is_as_good(runs) -> None:
     assert best(runs, Y, budgets("macs<5", recorded)) is None
 
 
+def test_a_budget_is_kept_by_the_float_beside_it(runs) -> None:
+    """The mean of equal costs, and one that differs in the last bit, are within a bound that is the cost."""
+    runs[X.name] = runs[X.name] * 0.1  # 20 * 0.1 + 20 * 0.1 + ... is not 3 * 2.0000000000000004 in every order
+    cost = float(runs.loc[runs["setting"] == "middle", X.name].iloc[0])
+    for bound in (cost, np.nextafter(cost, 0), np.nextafter(cost, 9)):
+        found = best(runs, Y, budgets(f"macs<={float(bound)!r}", [X.name, Y.name]))
+        assert found is not None and found[0] == "middle"
+        assert best(runs, Y, budgets(f"macs<{float(bound)!r}", [X.name, Y.name])) == ("small", [])
+
+
 def test_the_area_needs_a_seed_that_all_have(runs) -> None:
     """Seed by seed, reference (100, 50), ideal (0, 100): steps of (20-10) x (60-50) and (100-20) x (89-50) ..."""
     three = runs[runs["setting"] != "big"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from paredown.frontier import hypervolume
+from paredown.frontier import hypervolume, seeds
 from paredown.frontier.seeds import DOMINATED, ON_FRONT, UNDECIDED, difference, estimate, hypervolume_estimate, states
 
 FRONT = (False, True)  # cost, accuracy
@@ -51,6 +51,19 @@ def test_three_states() -> None:
     assert states([good, good], FRONT, COUNTED) == [UNDECIDED, UNDECIDED]  # equal by chance, not by nature
     assert states([[(10, 90.0)] * 3] * 2, FRONT, COUNTED) == [ON_FRONT, ON_FRONT]  # known to be equal
     assert states([], FRONT, COUNTED) == []
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 7, 10])
+def test_equal_costs_are_equal_whatever_float_they_are(seeds: int) -> None:
+    """The variance of three equal floats need not be zero in floating point, nor their mean that float."""
+    draw = np.random.default_rng(seeds)
+    for cost in draw.uniform(1, 11, 200):
+        assert (found := estimate([cost] * seeds)).low == found.mean == found.high == cost
+        bad, good = (np.c_[np.full(seeds, cost), draw.normal(y, 0.1, seeds)] for y in (50, 90))
+        assert states([bad, good], FRONT, COUNTED) == [DOMINATED, ON_FRONT]
+        more = np.c_[np.full(seeds + 1, np.nextafter(cost, 12)), draw.normal(90, 0.1, seeds + 1)]
+        assert states([bad, more], FRONT, COUNTED) == [DOMINATED, ON_FRONT]  # the next float: another order of a sum
+        assert difference(bad[:, 0], more[:, 0]).mean == 0
 
 
 def test_one_seed_decides_nothing_but_a_counted_cost() -> None:
@@ -108,3 +121,15 @@ def test_coverage_of_the_states() -> None:
         states([np.c_[np.ones(3), draw.normal(90, 1, 3)] for _ in range(2)], FRONT, COUNTED)[0] for _ in range(tries)
     ]
     assert found.count(DOMINATED) / tries < 0.045 and found.count(ON_FRONT) / tries < 0.045
+
+
+def test_quantiles_are_asked_for_by_far_fewer_pairs_than_there_are(monkeypatch) -> None:
+    draw, asked = np.random.default_rng(0), []
+    half_width = seeds._half_width
+    monkeypatch.setattr(
+        seeds, "_half_width", lambda variance, *rest: asked.append(np.size(variance)) or half_width(variance, *rest)
+    )
+    costs = draw.uniform(1, 10, 1000)
+    samples = [np.c_[np.full(3, cost), draw.normal(90 + cost, 0.3, 3)] for cost in costs]
+    assert set(states(samples, FRONT, COUNTED)) >= {DOMINATED, UNDECIDED}
+    assert sum(asked) < 1000 * 1000 / 10

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from paredown.core.deploy import deploy, prove_equal
 from paredown.cost import count
-from paredown.layers._local import LocallyConnected2d
+from paredown.layers.local import LocallyConnected2d
 from paredown.layers.masked import build
-from paredown.surgery.deploy import deploy, prove_equal
 
 SHAPES = [(3, 2, 9, 2, 4, (12, 8)), (2, 5, 3, 1, 1, (6, 6)), (4, 3, 3, 2, 1, (8, 6)), (1, 2, 1, 1, 0, (3, 4))]
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from paredown import blueprint
+from paredown.core import blueprint
+from paredown.core.deploy import deploy, prove_equal
+from paredown.core.errors import UserError
+from paredown.core.network import Network
 from paredown.cost import count
-from paredown.cost.rules import macs_under
-from paredown.errors import UserError
+from paredown.cost.conventions import macs_under
 from paredown.layers.masked import MaskedLinear
 from paredown.layers.sparse import MaskedSparse, SparseLinear, build
-from paredown.models.counterparts import three_fc
-from paredown.plan import Network
-from paredown.surgery.deploy import deploy, prove_equal
+from paredown.models.cifar.counterparts import three_fc
 
 
 def sparse(inputs: int = 30, outputs: int = 20, density: float = 0.1, bias: bool = True) -> MaskedSparse:
@@ -55,7 +55,7 @@ def test_it_holds_no_zeros_and_both_counters_agree() -> None:
 
 
 def test_it_travels_with_the_blueprint(tmp_path: Path) -> None:
-    architecture = {"_target_": "paredown.models.counterparts.three_fc", "hidden": 20, "image_size": [4, 4]}
+    architecture = {"_target_": "paredown.models.cifar.counterparts.three_fc", "hidden": 20, "image_size": [4, 4]}
     network = Network(three_fc(20, image_size=(4, 4)), architecture, (3, 4, 4))
     blueprint.rewrite(network, "fc2", "sparse")
     network.module.fc2.set_mask(torch.rand(20, 20) < 0.2)

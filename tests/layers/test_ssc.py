@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from paredown.core.deploy import deploy, prove_equal
+from paredown.core.errors import UserError
 from paredown.cost import count
-from paredown.errors import UserError
-from paredown.layers.ssc import build, clip, dead_inputs, nonzeros, support
-from paredown.surgery.deploy import deploy, prove_equal
+from paredown.layers.ssc.layer import build
+from paredown.layers.ssc.pattern import nonzeros, support
 
 # M, N, K, g, p; q; weights of all; of an odd and an even filter; pairs of filters within q consecutive ones, and how
 # many share no K x K channel, no 1 x 1 channel, no channel, no weight position (parity halves, then alternate)
@@ -142,21 +143,6 @@ def test_support_is_the_papers_rule_and_its_count_closed(layer, parity, kernel) 
     mask = support(*layer, parity=parity, kernel=kernel)
     assert torch.equal(mask, reference(*layer, parity, kernel))
     assert nonzeros(*layer, parity=parity, kernel=kernel) == int(mask.sum())
-
-
-@settings(deadline=None)
-@given(layers)
-def test_dead_inputs_are_the_channels_no_filter_reads(layer) -> None:
-    inputs, outputs, size, g, p = legal(*layer)
-    mask = support(inputs, outputs, size, g, p, kernel="full")
-    assert dead_inputs(inputs, outputs, g, p) == int((~mask.any(0).flatten(1).any(1)).sum())
-
-
-def test_clipping_keeps_a_narrow_layer_alive() -> None:
-    assert tuple(map(int, clip(32, 32, 32))) == (32, 31)
-    assert tuple(map(int, clip(64, 16, 8))) == (8, 7)
-    assert tuple(map(int, clip(1, 5, 16))) == (1, 0)
-    assert tuple(map(int, clip(0, 5, 3))) == (0, 3)
 
 
 @pytest.mark.parametrize(

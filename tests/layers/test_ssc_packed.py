@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from paredown.layers.ssc import LEAST, SSCConv2d, build, packed_groups, support
+from paredown.layers.ssc.layer import SSCConv2d, build
+from paredown.layers.ssc.packed import MIN_GROUP_CHANNELS, packed_groups
+from paredown.layers.ssc.pattern import support
 
 # M, N, K, stride, dilation, g, p: p > g, a g that is no power of two, widths that the shifts wrap around, no 1 x 1s
 LAYERS = [
@@ -91,7 +93,7 @@ def test_the_groups_are_those_that_the_pattern_has() -> None:
 
 def fits(mask: Tensor, groups: int) -> bool:
     n, m = mask.shape[:2]
-    if n % groups or m % groups or (min(n, m) // groups < LEAST and groups > 1):
+    if n % groups or m % groups or (min(n, m) // groups < MIN_GROUP_CHANNELS and groups > 1):
         return False
     across = (torch.arange(n)[:, None] - torch.arange(m)) % groups != 0
     elsewhere = mask & across[..., None, None]

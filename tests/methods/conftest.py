@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paredown.plan import Context
+from paredown.core.hooks import Context
 
 CPU = torch.device("cpu")
 
@@ -17,6 +17,7 @@ class RandomImages:
     """Stands for a data module: fixed random images of (3, 8, 8), in float64 as the networks of exact tests are."""
 
     eval_splits = ("test",)
+    sizes = {"train": 96, "test": 96}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.images = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

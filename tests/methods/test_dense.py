@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paredown import blueprint
-from paredown.errors import UserError
+from paredown.core import blueprint
+from paredown.core.errors import UserError
+from paredown.core.hooks import Context, FitState
+from paredown.core.plan import Fit
+from paredown.core.recipe import Recipe
+from paredown.core.target import Target
 from paredown.methods.dense import Dense
-from paredown.plan import Fit, Recipe, Target
-from paredown.training.penalties import double_soft_orthogonality, soft_orthogonality
+from paredown.training.hooks.penalties import double_soft_orthogonality, soft_orthogonality
 
 RECIPE = Recipe(epochs=3)
-NETWORK = blueprint.create({"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
+NETWORK = blueprint.create({"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
 
 
 def test_it_trains_and_nothing_else() -> None:
@@ -23,7 +26,7 @@ def test_it_trains_and_nothing_else() -> None:
 def test_orthogonality_adds_its_penalty_by_name(word: str, penalty) -> None:
     (fit,) = Dense(word, decay=0.5).plan(None, NETWORK, RECIPE)
     (hook,) = fit.hooks
-    found = hook.penalties(NETWORK.module, 0.0)
+    found = hook.penalties(FitState(NETWORK.module, Context(None, torch.device("cpu"), 0), RECIPE))
     convolutions = [layer for layer in NETWORK.module.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert list(found) == [word]
     torch.testing.assert_close(found[word], 0.5 * sum(penalty(layer.weight) for layer in convolutions))
@@ -36,5 +39,5 @@ def test_a_target_is_refused(target: Target) -> None:
 
 
 def test_a_negative_decay_is_refused() -> None:
-    with pytest.raises(UserError, match=r"method\.decay=-1 is below 0"):
+    with pytest.raises(UserError, match=r"method\.decay=-1 \(at least 0\)"):
         Dense("so", decay=-1)

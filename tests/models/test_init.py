@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from paredown.models.mobilenet import mobilenet_v2_cifar
-from paredown.models.resnet import cifar_resnet
-from paredown.models.vgg import vgg19_bn
+from paredown.models.cifar.mobilenet import mobilenet_v2_cifar
+from paredown.models.cifar.resnet import cifar_resnet
+from paredown.models.cifar.vgg import vgg19_bn
 
 
 @pytest.mark.parametrize("network", [lambda: cifar_resnet(20, 4), vgg19_bn, mobilenet_v2_cifar])

@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from paredown import published
-from paredown.cost.rules import RULES
+from paredown.cost.conventions import RULES
 from paredown.published.table import HERE, NUMBERS, TABLES, WORDS, marks
 
 # rows per table, counted in the papers (and in their specs: 222 for SSC, 133 for SVD training)
@@ -30,7 +30,7 @@ COUNTS = {
     ("beta_lasso", "3"): 33,
     ("beta_lasso", "4"): 12,
 }
-# cells read in the papers' own text: (dataset, model, method, knobs that name the row), expected
+# cells read in the papers' own text: (dataset, model, method, hyperparameters that name the row), expected
 CELLS = [
     # SSC Table 1: ResNet32, SSC (Ours), CIFAR-10 95 %: 91.66+-0.13, unpruned 94.80
     (
@@ -110,7 +110,7 @@ def test_cells_are_those_of_the_papers_text(table, place, where, expected) -> No
 
 def test_the_address_is_paper_table_row(table) -> None:
     row = table.set_index("id").loc["svd_training/table3/11"]
-    assert row["knobs"] == {"decomposition": "spatial", "regularizer": "hoyer", "decay": 0.03, "energy": 2e-5}
+    assert row["hyperparameters"] == {"decomposition": "spatial", "regularizer": "hoyer", "decay": 0.03, "energy": 2e-5}
     assert (row["model"], row["speed_up"], row["counting"], row["mark"]) == ("resnet20", 3.87, "conv", "")
 
 
@@ -119,10 +119,10 @@ def test_no_printed_number_is_dropped(table) -> None:
     for name in TABLES:
         for cells in csv.DictReader((HERE / name).read_text().splitlines()):
             row = next(rows)
-            kept = {text for part in (row["knobs"], row["details"]) for text in map(str, part.values())}
-            values = [row[column] for column in NUMBERS] + list(row["knobs"].values())
+            kept = {text for part in (row["hyperparameters"], row["details"]) for text in map(str, part.values())}
+            values = [row[column] for column in NUMBERS] + list(row["hyperparameters"].values())
             numbers = [value for value in values if isinstance(value, float)]
-            numbers += [100 * row["sparsity"], 100 + row["params_change"]]
+            numbers += [100 * row["sparsity"], 100 + row["params_change"], -row["params_change"]]
             for cell, text in cells.items():
                 if not text or cell in ("table", "row", "top_k", "note") or text in kept or text in row.values():
                     continue
@@ -149,7 +149,9 @@ def test_inferred_and_suspect_rows_keep_their_mark(table) -> None:
         "svd_training/table8/9",  # named for another width than its speed-up
         "svd_training/table8/10",
     }
-    assert set(by_mark["suspect"].query("paper == 'beta_lasso'")["knobs"].map(lambda knobs: knobs["layer"])) == {
+    assert set(
+        by_mark["suspect"].query("paper == 'beta_lasso'")["hyperparameters"].map(lambda printed: printed["layer"])
+    ) == {
         *(f"conv{index}" for index in range(3, 9)),
         "total",
     }

@@ -14,17 +14,18 @@ from paredown.tracking.client import connect
 from paredown.tracking.tracker import Status, Tracker
 
 RESNET20 = {
-    "_target_": "paredown.models.resnet.cifar_resnet",
+    "_target_": "paredown.models.cifar.resnet.cifar_resnet",
     "depth": 20,
     "width": 1,
     "shortcut": "B",
     "block": "basic",
 }
 DENSE_MACS, DENSE_PARAMS = 40_813_184, 272_474
-RANK = {"kind": "low_rank", "form": "spatial", "rank": 5}
+RANK = {"kind": "low_rank", "factorisation": "vertical_first", "rank": 5}
 NAMES = ("layer", "kind", "dense_macs", "macs", "dense_weights", "weights", "blueprint")
 ROWS = (("conv", "Conv2d", 400, 400, 40, 40, {}), ("layer1.0.conv1", "LowRank", 2000, 500, 200, 50, RANK))
 LAYERS = [dict(zip(NAMES, row, strict=True)) for row in ROWS]
+PRICE = {"images": 500, "other_images": 0, "epochs": 5, "seconds": 10.0, "macs": 1e9}
 
 
 class Records:
@@ -55,7 +56,7 @@ class Records:
         layers: bool = True,
         **metrics: float,
     ) -> str:
-        """A run as `execute` records it: its plan is the shared stage 'pretrain' of its seed and one of its own."""
+        """A run as `run.walk` records it: its plan is the shared stage 'pretrain' of its seed and one of its own."""
         named = {"method": method, "model": "resnet20", "dataset": "cifar10", "debug": "None", "device": "cpu"}
         named |= {
             "seed": str(seed),
@@ -64,7 +65,7 @@ class Records:
         }
         keys = [f"pretrain-{seed}", f"{method}-{speed_up}-{seed}-{top1}"]
         named |= {"stage/0_pretrain": keys[0], "stage/1_train": keys[1]} | dict(tags or {})
-        named["price"] = json.dumps([{"key": key, "epochs": 5, "seconds": 10.0, "macs": 1e9} for key in keys])
+        named.setdefault("price", json.dumps([{"key": key} | PRICE for key in keys]))
         values = {"speed_up": None if speed_up == 1 else speed_up, "seed": seed, "model": RESNET20} | dict(params or {})
         figures = {"final/top1": top1, "cost/macs": DENSE_MACS / speed_up, "cost/dense_macs": DENSE_MACS}
         figures |= {

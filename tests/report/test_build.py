@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.frontier.seeds import DOMINATED, ON_FRONT
+from paredown.report import runs
 from paredown.report.build import build
 from paredown.report.page import render
 from paredown.report.request import Request
@@ -34,6 +35,24 @@ def test_settings_are_runs_under_several_seeds(whole) -> None:
     assert whole.chosen.latency == (4, 2) and whole.chosen.layers[1]["blueprint"]["rank"] == 5
 
 
+def test_what_is_known_of_a_setting_is_shown_on_hover(whole, make_records) -> None:
+    text = whole.points.loc["ssc speed_up=4", "text"]
+    for line in (
+        "cost/macs",
+        "speed_up = 4",
+        "to train: 10 epochs, 20 s, 2G MACs",
+        "3 seeds: on the front",
+        "90.10 ± 0.25",
+    ):
+        assert line.replace("cost/macs", whole.x.title) in text
+    assert whole.points.loc["ssc speed_up=4", "hyperparameters"] == {"speed_up": "4"}
+    records = make_records()
+    records.experiment("ssc", 0, 90.0, 4, tags={"price": "null"})
+    old = build(Request(output=str(records.folder), dataset="cifar10"))
+    assert "runs without the training cost of every stage (older version): 1 of 1" in old.missing
+    assert "one seed, no interval: on the front" in old.points["text"].iloc[0]
+
+
 def test_what_is_missing_is_said(whole) -> None:
     assert "runs not shown: 1 failed" in whole.missing
     assert "settings and seeds recorded twice, the last is shown: 1" in whole.missing
@@ -41,11 +60,12 @@ def test_what_is_missing_is_said(whole) -> None:
 
 def test_shared_stages_are_counted_once(whole) -> None:
     """Nine runs of two stages of 5 epochs: three stages 'pretrain', one a seed, serve three runs each."""
-    price = whole.price
-    assert (price.stages, price.reused) == (12, 6)
-    assert price.total == {"epochs": 60, "seconds": 120, "macs": 12e9}
-    assert price.saved == {"epochs": 30, "seconds": 60, "macs": 6e9}
-    assert price.settings.loc["dense"].to_dict() == {"epochs": 10, "seconds": 20, "macs": 2e9, "shared": 0.5, "runs": 3}
+    cost = whole.training_cost
+    assert (cost.stages, cost.reused) == (12, 6)
+    assert cost.total == {"images": 6000, "other_images": 0, "epochs": 60, "seconds": 120, "macs": 12e9}
+    assert cost.saved == {"images": 3000, "other_images": 0, "epochs": 30, "seconds": 60, "macs": 6e9}
+    dense = {"images": 1000, "other_images": 0, "epochs": 10, "seconds": 20, "macs": 2e9}
+    assert cost.settings.loc["dense"].to_dict() == dense | {"shared": 0.5, "runs": 3}
 
 
 def test_published_rows_lie_where_their_speed_up_puts_them(whole) -> None:
@@ -78,7 +98,7 @@ def test_another_network_is_not_compared(make_records) -> None:
 def test_one_seed_gets_no_interval_and_that_is_said(ask) -> None:
     report = ask(sweep="mixed", dataset="digits")
     assert report.points[["y_low", "y_high"]].isna().all(axis=None)
-    assert "settings of one seed, without interval and told apart by counted costs alone: 2 of 2" in report.missing
+    assert "settings of one seed, without interval, compared by counted costs alone: 2 of 2" in report.missing
     assert report.chosen.layers is None and any("has no layers.json" in line for line in report.missing)
     assert report.parent is None and all(area.seeds == 1 for area in report.areas.values())
     assert report.not_compared == ["no published row is on digits with resnet20"]
@@ -117,12 +137,14 @@ def test_runs_by_id(ask, recorded) -> None:
 
 def test_runs_that_a_later_sweep_took_over_still_belong_to_the_first(make_records) -> None:
     records = make_records()
-    records.sweep("first", "dense-0", "ssc-0", "ssc-1")
+    records.sweep("first", "dense-0", "ssc-0", "ssc-1", "a-folder")
     records.experiment("dense", 0, 90.0, tags={"sweep": "second"})
+    renamed = {"sweep": "second", "folder": "a-folder"}  # listed by its folder, whatever its run is called
+    records.experiment("snip", 0, 89.5, 4, tags=renamed, params={"method": {"kind": "snip"}})
     records.experiment("ssc", 0, 89.0, 4, tags={"sweep": "first"})
     records.experiment("ssc", 7, 88.0, 4, tags={"sweep": "second"})
     report = build(Request(output=str(records.folder), sweep="first"))
-    assert sorted(report.runs["name"]) == ["dense-0", "ssc-0"]
+    assert sorted(report.runs["name"]) == ["dense-0", "snip-0", "ssc-0"]
     assert "experiments of the sweep that have not begun: 1" in report.missing
 
 
@@ -173,6 +195,67 @@ def test_what_does_not_compare_is_refused(make_records) -> None:
     assert set(report.labelled[0]["method"]) == {"dense, resnet20", "dense, resnet32"}  # told apart in the figure
 
 
+def test_a_training_cost_that_mlflow_cut_is_unknown(make_records) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 91.0)
+    stage = {"images": 500, "other_images": 0, "epochs": 5, "seconds": 10.0, "macs": 1e9}
+    cut = json.dumps([{"key": f"{n:020}"} | stage for n in range(100)])  # MLflow keeps 8,000 characters of a tag
+    records.experiment("lottery", 0, 90.0, 4, tags={"price": cut})
+    report = build(Request(dataset="cifar10", uri=records.uri))
+    assert report.training_cost.unknown == 1 and list(report.training_cost.settings.index) == ["dense"]
+
+
+@pytest.fixture(scope="module")
+def timed(make_records):
+    """Three settings of three seeds, two of them timed once, on one device."""
+    records = make_records()
+    for seed in range(3):
+        records.experiment("dense", seed, 91.0 + seed, **({"bench__ms_b1": 3.0} if not seed else {}))
+        records.experiment("ssc", seed, 85.0 + seed, 4, **({"bench__ms_b1": 1.0} if not seed else {}))
+        records.experiment("ssc", seed, 88.0 + seed, 2)
+    return records
+
+
+def test_a_budget_on_what_was_measured_once_leaves_every_seed(timed) -> None:
+    report = build(Request(dataset="cifar10", budget="bench/ms_b1<=2", uri=timed.uri))
+    assert report.best == ("ssc speed_up=4", []) and len(report.runs) == 9
+    assert list(report.points["seeds"]) == [3, 3, 3] and report.points.loc["ssc speed_up=4", "y"] == 86
+    assert "settings without bench/ms_b1, which the budget leaves out: 1 of 3" in report.missing
+    assert not any("not shown" in line for line in report.missing)
+
+
+def test_a_budget_on_what_two_devices_measured_is_refused(timed) -> None:
+    timed.experiment("ssc", 0, 80.0, 8, tags={"device": "cuda"}, bench__ms_b1=0.1)
+    with pytest.raises(UserError, match="bench/ms_b1 was measured on several devices, cpu, cuda"):
+        build(Request(dataset="cifar10", budget="bench/ms_b1<=2", uri=timed.uri))
+    build(Request(dataset="cifar10", budget="macs<=1e9", uri=timed.uri))
+
+
 def test_no_setting_under_the_budget(ask) -> None:
     report = ask(sweep="whole", budget="speed_up>=100")
     assert report.best is None and "no setting keeps cost/speed_up >= 100" in report.missing
+
+
+def test_debug_runs_named_by_id_are_kept_beside_others(make_records) -> None:
+    records = make_records()
+    ids = [records.experiment("dense", 0, 90.0), records.experiment("ssc", 0, 80.0, 4, tags={"debug": "fast"})]
+    report = build(Request(output=str(records.folder), runs=tuple(ids)))
+    assert set(report.runs["run_id"]) == set(ids)
+    assert "debug runs among these, whose numbers mean nothing: 1" in report.missing
+
+
+def test_links_lead_to_the_server_that_holds_the_runs(recorded, ask, monkeypatch) -> None:
+    address = recorded.folder / "dashboard.url"
+    for text, server in (
+        (None, "http://paredown.localhost:5000/"),
+        ("http://paredown.localhost:5003\n", "http://paredown.localhost:5003/"),
+        ("javascript:alert(1)", "http://paredown.localhost:5000/"),
+        ("http://paredown.localhost:5003@evil", "http://paredown.localhost:5000/"),
+    ):
+        if text:
+            address.write_text(text)
+        assert set(ask(sweep="mixed", dataset="digits").runs["link"].str.startswith(server)) == {True}
+    address.unlink()
+    monkeypatch.setattr(runs, "connect", lambda uri: recorded.client)
+    remote = runs.read(Request(sweep="mixed", dataset="digits", uri="http://user:password@host:1")).runs
+    assert set(remote["link"].str.startswith("http://host:1/")) == {True}

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.frontier.seeds import difference
 from paredown.report.build import build
-from paredown.report.controls import APART, NOT_APART, ONE_SEED, signed, verdict
+from paredown.report.controls import NOT_SIGNIFICANT, ONE_SEED, SIGNIFICANT, signed, verdict
 from paredown.report.files import write
 from paredown.report.page import answers
 from paredown.report.publish import description
@@ -19,8 +19,8 @@ from paredown.report.terminal import show
 
 @pytest.fixture(scope="module")
 def records(make_records):
-    """ssc at 4x with two controls: `dense`, certainly better than it, and `random`, not told apart; the runs of ssc by
-    a version that knew no controls, whose parameters lack the key."""
+    """ssc at 4x with two controls: `dense`, significantly better, and `random`, not significantly different; the
+    runs of ssc are of a version without controls, so their parameters lack the key."""
     found = make_records()
     found.sweep("beside")
     for seed in range(3):
@@ -51,12 +51,12 @@ def test_a_setting_is_held_against_its_own_controls(report) -> None:
     row = report.controls.loc["ssc speed_up=4 control=dense"]
     assert row["of"] == "ssc speed_up=4" and row["control"] == "dense" and row["seeds"] == 3
     assert row["lead"] == difference([90.0, 90.1, 90.2], [99.0, 99.1, 99.2])
-    assert verdict(row["lead"]) == APART and signed(row["lead"]) == "-9.000 ± 0.227"
-    assert verdict(report.controls.loc["ssc speed_up=4 control=random", "lead"]) == NOT_APART
+    assert verdict(row["lead"]) == SIGNIFICANT and signed(row["lead"]) == "-9.000 ± 0.227"
+    assert verdict(report.controls.loc["ssc speed_up=4 control=random", "lead"]) == NOT_SIGNIFICANT
     (line,) = [line for line in answers(report) if "controls" in line]
     assert re.fullmatch(
-        r"ssc speed_up=4 against its controls, final/top1: random -0\.900 ± 2\.\d+ \(not told apart\), "
-        r"dense -9\.000 ± 0\.227 \(told apart\)\.",
+        r"ssc speed_up=4 against its controls, final/top1: random -0\.900 ± 2\.\d+ \(not significant\), "
+        r"dense -9\.000 ± 0\.227 \(significant\)\.",
         line,
     )
 
@@ -70,7 +70,7 @@ def test_controls_are_in_every_file_and_on_the_page(report, records, tmp_path, c
     beside = table[table["source"] == "control"]
     assert set(beside["of"]) == {"ssc speed_up=4"} and not beside["front"].astype(bool).any()
     text = files[0].read_text()
-    assert "<h2>Controls</h2>" in text and "-9.000 ± 0.227: told apart" in text and "control: random" in text
+    assert "<h2>Controls</h2>" in text and "-9.000 ± 0.227: significant" in text and "control: random" in text
     assert "against its controls" in description(report, "run", "1")
     show(report, files)
     assert "control=random" in capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_controls_are_in_every_file_and_on_the_page(report, records, tmp_path, c
 def test_controls_without_their_setting(records) -> None:
     every = build(Request(output=str(records.folder), sweep="beside")).every
     control = every[every["control"] == "random"].iloc[0]
-    with pytest.raises(UserError, match="has controls alone: name the runs that they stand beside"):
+    with pytest.raises(UserError, match="has only controls: name the runs that they are controls of"):
         build(Request(output=str(records.folder), runs=(control["run_id"],)))
     dense = every[every["setting"] == "dense"].iloc[0]
     report = build(Request(output=str(records.folder), runs=(control["run_id"], dense["run_id"])))

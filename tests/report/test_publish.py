@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from paredown.report.publish import NOTE, refresh
+from paredown.report.publish import NOTE, description, refresh
 from paredown.report.request import Request
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,13 @@ def test_the_page_is_one_file_with_all_of_it(published) -> None:
     ):
         assert part in visible, part
     assert "12 distinct stages, 60 epochs, 120 s, 12G MACs" in visible and "runs not shown: 1 failed" in visible
+    assert "reused 6 times, which saved 30 epochs, 60 s and 6G MACs" in visible
+    costs = "<td>dense</td><td>1k</td><td>0</td><td>10</td><td>20</td><td>2G</td><td>50%</td>"
+    assert costs in visible
+    assert "<td>2,000</td><td>500</td>" in visible and "<td>25.0%</td>" in visible  # MACs and density of a layer
+    assert "decomposition=spatial" in visible and "counted by" in visible
+    assert "make dashboard" in visible and "Debug runs" not in visible
+    assert "<td>-1.000</td>" in visible and "<td>4.000</td>" in visible  # gain and speed-up: columns that are no axis
     assert "Measured: 4.000 ms a batch before, 2.000 ms after" in visible and report.scope in visible
 
 
@@ -57,6 +64,30 @@ def test_names_of_the_user_are_no_html(make_records) -> None:
     records.experiment("<b>bold</b>", 1, 91.0, params={"method": {"note": "x"}})
     _, files = refresh(Request(output=str(records.folder), dataset="cifar10"))
     assert "<b>bold</b>" not in files[0].read_text() and "<script>alert" not in files[0].read_text()
+
+
+def test_debug_runs_named_by_id_are_marked(make_records) -> None:
+    records = make_records()
+    run_id = records.experiment("dense", 0, 90.0, tags={"debug": "fast"})
+    report, files = refresh(Request(output=str(records.folder), runs=(run_id,)))
+    assert "Debug runs are among these" in files[0].read_text()
+    assert any(line.startswith("debug runs among these") for line in report.missing)
+
+
+def test_a_budget_on_an_axis_is_drawn(recorded) -> None:
+    request = Request(output=str(recorded.folder), dataset="cifar10", sweep="whole", x="speed_up", budget="speed_up>=2")
+    _, files = refresh(request)
+    assert all(re.search(r'"text":"cost\S+speed_up \S+ 2"', path.read_text()) for path in files[:2])
+
+
+def test_a_long_table_is_cut_with_the_front_first(make_records) -> None:
+    records = make_records()
+    for number in range(17):
+        records.experiment("ssc", 0, 90.0 - number, 2.0, params={"method.p": number})
+    report, _ = refresh(Request(output=str(records.folder), dataset="cifar10"))
+    table = [line for line in description(report, "run", "1").splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + 15 + 1 and table[1].startswith("| **ssc speed_up=2 p=0** | 1 | 90.00 |")
+    assert table[-1] == "| and 2 more | | | | |"
 
 
 def test_the_data_of_the_front(published) -> None:
@@ -74,7 +105,14 @@ def test_the_sweeps_page_shows_it(published, recorded) -> None:
     assert {artifact.path for artifact in recorded.client.list_artifacts(report.parent)} >= set(FILES)
     note = run_.data.tags[NOTE]
     assert f"get-artifact?path=front.png&run_uuid={report.parent}" in note and len(note) < 8000
-    assert "Best under cost/speed_up >= 2: ssc speed_up=4" in note and "| **dense** | 3 |" in note
+    parts = (
+        "Best under cost/speed_up >= 2: ssc speed_up=4",
+        "![",
+        "| **dense** | 3 |",
+        "Dominated area",
+        "Filled points",
+    )
+    assert sorted(parts, key=note.index) == list(parts)
 
 
 def test_a_part_of_a_sweep_stays_off_its_page(recorded) -> None:
@@ -108,7 +146,7 @@ def test_help_is_quick_and_whole() -> None:
     assert done.returncode == 0 and "Exit codes" in done.stdout
     assert time.perf_counter() - started < 2  # a busy machine; 0.1 s alone
     heavy = (
-        "import sys; import paredown.report.cli; print([m for m in sys.modules if m in ('pandas', 'mlflow', 'torch')])"
+        "import sys; import paredown.cli.report; print([m for m in sys.modules if m in ('pandas', 'mlflow', 'torch')])"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     assert subprocess.check_output([sys.executable, "-c", heavy], env=environment, text=True) == "[]\n"

@@ -1,4 +1,4 @@
-"""A real `src/sweep.py` in a process of its own, and ways to look at what it does and leaves."""
+"""A real `src/sweep.py` in a subprocess, and functions that inspect its processes and its results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
 
 
 class Driver:
-    """`src/sweep.py words`, started; its output lies in files beside the sweep file."""
+    """A running `src/sweep.py words`, which logs to a file next to the sweep file."""
 
     def __init__(self, words: list[str]) -> None:
         self.output = Path(next(word for word in words if word.startswith("output=")).removeprefix("output="))
@@ -35,28 +35,28 @@ class Driver:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=self.output.parent)
 
     def wait(self, code: int = 0, seconds: float = 900) -> str:
-        """What it printed, after it ended with `code`."""
+        """Wait until it ends with `code`; return what it printed."""
         try:
             found = self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.process.terminate()  # or it would slow every test after this one
+            self.process.terminate()  # or it would slow down every later test
             raise
         text = self.log.read_text()
         assert found == code, f"exit code {found}: {text}"
         return text
 
     def until(self, there: Callable[[], object], seconds: float = 240) -> None:
-        """Wait until `there()`; an error if the sweep ends before."""
+        """Wait until `there()` is true; fail if the sweep ends before."""
         end = time.monotonic() + seconds
         while not there():
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
 
-    def send(self, blow: signal.Signals) -> None:
-        self.process.send_signal(blow)
+    def send(self, signum: signal.Signals) -> None:
+        self.process.send_signal(signum)
 
     def workers(self) -> list[int]:
-        """The processes in which its trials run now."""
+        """Return the pids of the processes that run its trials."""
         return [pid for pid in descendants(self.process.pid) if b"ray::ImplicitFunc" in command_line(pid)]
 
     def results(self) -> list[Path]:
@@ -67,7 +67,7 @@ class Driver:
 
 
 def runs(database: Path) -> dict[str, int]:
-    """How many runs MLflow holds, by status; the parent's is `sweep FINISHED` or so."""
+    """Count the MLflow runs by kind and status, as `sweep FINISHED`."""
     sql = (
         "select coalesce(k.value, '') || ' ' || r.status, count(*) from runs r "
         "left join tags k on k.run_uuid = r.run_uuid and k.key = 'kind' group by 1"
@@ -82,19 +82,19 @@ def children(database: Path) -> int:
 
 
 def starts(output: Path) -> list[int]:
-    """How often each experiment was begun."""
+    """Count how often each experiment was started."""
     journals = output.glob("experiments/*/tracking/journal.jsonl")
     return sorted(sum('"kind": "start"' in line for line in path.open()) for path in journals)
 
 
 def fits(output: Path) -> int:
-    """The fits in the store; each has all its epochs exactly once."""
+    """Count the fits in the store."""
     records = [json.loads(path.read_text()) for path in output.glob("store/*/*/stage.json")]
     return sum(bool(record["history"]) for record in records)
 
 
 def epochs_recorded(database: Path) -> list[int]:
-    """For every experiment the number of epochs MLflow has, after checking that none is there twice."""
+    """Return the number of epochs that MLflow has of each experiment, after checking that none is there twice."""
     with sqlite3.connect(database) as connection:
         rows = connection.execute(
             "select count(*), count(distinct step) from metrics where key = 'train/loss' group by run_uuid"
@@ -104,7 +104,7 @@ def epochs_recorded(database: Path) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
+    """Return all descendant processes of `pid`."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         children = {int(child) for task in tasks for child in (task / "children").read_text().split()}
@@ -114,16 +114,18 @@ def descendants(pid: int) -> list[int]:
 
 
 def rank_processes(pid: int) -> list[int]:
-    """The ranks that torchruns below `pid` have started, by their number."""
+    """Return the pids of the ranks that torchrun started below `pid`, by rank."""
     lines = {child: command_line(child) for child in descendants(pid)}
     ranks = [
-        child for child, line in lines.items() if b"paredown.sweep.ranks" in line and b"distributed.run" not in line
+        child
+        for child, line in lines.items()
+        if b"paredown.sweep.multi_process" in line and b"distributed.run" not in line
     ]
     return sorted(ranks, key=number_of)
 
 
 def number_of(rank: int) -> int:
-    """The number of the rank that runs in process `rank`."""
+    """Return the rank of the process `rank`."""
     settings = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
     return next(int(setting.removeprefix(b"RANK=")) for setting in settings if setting.startswith(b"RANK="))
 
@@ -136,7 +138,7 @@ def command_line(pid: int) -> bytes:
 
 
 def alive(pid: int) -> bool:
-    """Whether `pid` runs, and is no zombie."""
+    """Return whether `pid` runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -24,9 +24,8 @@ def environment() -> dict[str, str]:
 
 
 class Node:
-    """One node with `cpus`: the head of a new cluster, with a dashboard at `jobs` if asked for, or a member of the one
-    at `address`. What others see in the folder `own` it does not, and the other way round; nor do they see whether
-    its processes live."""
+    """One node with `cpus`: the head of a new cluster, with a dashboard at `jobs` if `dashboard`, or a member of the
+    one at `address`. With `own` it has a private file system in that folder and a private pid namespace."""
 
     def __init__(
         self, address: str | None = None, cpus: int = 1, dashboard: bool = False, own: Path | None = None

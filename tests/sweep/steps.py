@@ -1,4 +1,4 @@
-"""A method with the shape of SVD training, for tests: two shared fits, an edit, and a fit of its own."""
+"""A method with the stages of SVD training, for tests: two shared fits, an edit, and a fit that is not shared."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
-from paredown.plan import Context, Edit, Fit, Method, Network, Recipe, Stage, Target
+from paredown.core.hooks import Context
+from paredown.core.keys import identity
+from paredown.core.network import Network
+from paredown.core.plan import Edit, Fit, Method, Stage
+from paredown.core.recipe import Recipe
+from paredown.core.target import Target
 
 
 @dataclass(frozen=True)
 class Steps(Method):
-    """`decay` decides the second fit, `energy` what follows it: above 1 it raises, below 0 it kills the process, at 1
-    it takes memory without end."""
+    """A method whose second fit depends on `decay` and whose edit on `energy`: above 1 the edit raises, below 0 it
+    kills the process, at 1 it exhausts the memory."""
 
     orthogonality: str = "none"
     decay: float = 0.01
@@ -28,6 +33,7 @@ class Steps(Method):
         ]
 
 
+@identity("test/shrink")
 def shrink(network: Network, context: Context, energy: float) -> None:
     if energy > 1:
         raise ValueError(f"no energy is above 1, not even {energy}")
@@ -41,7 +47,7 @@ def shrink(network: Network, context: Context, energy: float) -> None:
 
 
 def words(*more: Any) -> str:
-    """The lines of a sweep file that take this method, with a grid of `decays` and `energies`."""
+    """Return the lines of a sweep file for this method, with a grid of decays and energies."""
     decays, energies = more
     return (
         "grid: {method: [dense], method._target_: [steps.Steps], "

@@ -1,4 +1,4 @@
-"""The rules that end experiments early, and what Tune is asked for."""
+"""The stopping rules, and the settings of Tune."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from paredown.sweep.board import Board
 from paredown.sweep.driver import _scheduler, run_trials
-from paredown.sweep.file import Stop, load
 from paredown.sweep.planning import plan
+from paredown.sweep.progress import Progress
+from paredown.sweep.spec import Stop, load
 
 RESULT = {"result": "{}", "trained": []}
 
@@ -34,15 +34,15 @@ def test_what_lags_behind_those_that_are_done_is_stopped(rule) -> None:
     for trial in trials:
         scheduler.on_trial_add(controller, trial)
 
-    def hear(trial, epoch, top1) -> str:
+    def report(trial, epoch, top1) -> str:
         return scheduler.on_trial_result(controller, trial, {"epochs_done": epoch, "val/top1": top1})
 
     for trial in trials[:4]:
-        assert {hear(trial, epoch, 90.0) for epoch in (1, 2, 3)} == {TrialScheduler.CONTINUE}
+        assert {report(trial, epoch, 90.0) for epoch in (1, 2, 3)} == {TrialScheduler.CONTINUE}
         assert scheduler.on_trial_result(controller, trial, RESULT) == TrialScheduler.CONTINUE
         scheduler.on_trial_complete(controller, trial, RESULT)
-    assert hear(trials[4], 1, 10.0) == TrialScheduler.CONTINUE  # in its grace
-    assert hear(trials[4], 2, 10.0) == TrialScheduler.STOP
+    assert report(trials[4], 1, 10.0) == TrialScheduler.CONTINUE  # in its grace
+    assert report(trials[4], 2, 10.0) == TrialScheduler.STOP
 
 
 @pytest.mark.parametrize(("rule", "reuses"), [("none", True), ("asha", False)])
@@ -59,7 +59,7 @@ def test_no_process_is_reused_after_a_stop_and_what_tune_loses_has_failed(writte
     asked: list = []
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2}}])
     monkeypatch.setattr(tune, "Tuner", Losing)
-    board = Board(plan(load([*written("seeds: [0, 1]\n"), "tracking=off", f"stop.rule={rule}"])))
-    run_trials(board, board.plan.folder, stop=board.plan.sweep.stop)
+    progress = Progress(plan(load([*written("seeds: [0, 1]\n"), "tracking=off", f"stop.rule={rule}"])))
+    run_trials(progress, progress.plan.folder, stop=progress.plan.sweep.stop)
     assert asked[0].reuse_actors is reuses
-    assert list(board.failed.values()) == ["Ray Tune lost sight of it"] and len(board.waiting) == 1
+    assert list(progress.failed.values()) == ["Ray Tune lost track of it"] and len(progress.waiting) == 1

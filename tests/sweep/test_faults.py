@@ -1,4 +1,4 @@
-"""What goes wrong in sweeps, really done: nothing finished is lost, nothing is trained twice, no run stays open."""
+"""Faults injected into real sweeps: nothing finished is lost, nothing is trained twice, no run stays open."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_a_rank_killed_goes_on_at_its_checkpoint(written) -> None:
     os.kill(rank_processes(sweep.process.pid)[1], signal.SIGKILL)
     said = sweep.wait()
     database = sweep.output / "mlflow.db"
-    assert said.count("again: ") == said.count("its process died; ") == 1 and "rank 1 ended by SIGKILL" in said
-    assert len(sweep.results()) == 1 and starts(sweep.output) == [2] and "epoch 1/" not in said.split("again: ")[1]
+    assert said.count("retrying: ") == said.count("its process died; ") == 1 and "rank 1 ended by SIGKILL" in said
+    assert len(sweep.results()) == 1 and starts(sweep.output) == [2] and "epoch 1/" not in said.split("retrying: ")[1]
     assert runs(database) == {"experiment FINISHED": 1, "sweep FINISHED": 1}
     assert epochs_recorded(database) == [EPOCHS] and fits(sweep.output) == 1
 
@@ -56,21 +56,22 @@ def test_what_a_rank_raises_is_named_and_not_tried_again(written) -> None:
     sweep = Driver([*written(words([0.1], [0.1, 2.0])), "resources.workers=2"])
     said = sweep.wait(code=1)
     assert "failed: +method.energy=2.0: RuntimeError: ValueError: no energy is above 1, not even 2.0" in said
-    assert "again: " not in said and "1 of 2 experiments done" in said and starts(sweep.output) == [1, 1]
+    assert "retrying: " not in said and "1 of 2 experiments done" in said and starts(sweep.output) == [1, 1]
     assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 1, "experiment FAILED": 1, "sweep FINISHED": 1}
 
 
 def test_out_of_memory_is_named_and_does_not_count_against_a_neighbour(written, monkeypatch) -> None:
     utils = pytest.importorskip("ray._private.utils")
     used, total = utils.get_used_memory(), utils.get_system_memory()
-    if total - used < 8 * 2**30:
-        pytest.skip("needs 8 GiB of free memory, to take 4 of them")
-    monkeypatch.setenv("RAY_memory_usage_threshold", str((used + 4 * 2**30) / total))
+    # more than another process of the test run takes beside it: that must not kill what is to go on
+    if total - used < 13 * 2**30:
+        pytest.skip("needs 13 GiB of free memory, to take 9 of them")
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((used + 9 * 2**30) / total))
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     sweep = Driver([*written(words([0.1], [0.1, 1, 0.3])), "recipe.epochs=10", "retries=1"])
     said = sweep.wait(code=1)
     assert said.count("failed: ") == said.count("failed: +method.energy=1: its process died; out of memory") == 2
-    assert "again: +method.energy=1: its process died; out of memory" in said
+    assert "retrying: +method.energy=1: its process died; out of memory" in said
     assert "2 of 3 experiments done" in said and "Traceback" not in said
     assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 2, "experiment FAILED": 1, "sweep FINISHED": 1}
 
@@ -92,19 +93,19 @@ def test_a_killed_driver_is_resumed_by_the_same_command(written) -> None:
     assert starts(sweep.output).count(1) >= 2  # what was in flight, two at most, was begun again
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_says_the_command_and_resumes(written, blow) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_the_command_and_resumes(written, signum) -> None:
     arguments = [*written(SEEDS), *LONG]
     sweep = Driver(arguments)
     sweep.until(sweep.checkpoints)
     workers = sweep.workers()
-    sweep.send(blow)
+    sweep.send(signum)
     said = sweep.wait(code=130)
     assert said.strip().splitlines()[-1].startswith("paredown: interrupted; the same command goes on:")
     wait_for_the_end(workers)
     database = sweep.output / "mlflow.db"
     assert runs(database)["sweep KILLED"] == 1 and not [status for status in runs(database) if "RUNNING" in status]
-    if blow is signal.SIGTERM:
+    if signum is signal.SIGTERM:
         return  # from here on it is the same
     Driver(arguments).wait()
     assert runs(database) == {"experiment FINISHED": 4, "sweep FINISHED": 1}

@@ -6,10 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paredown import execute
-from paredown.sweep.file import load
+import pytest
+
+from paredown.core.config import compose
+from paredown.core.errors import UserError
+from paredown.experiment.prepare import prepare
+from paredown.methods.filters.pruning import PruneChannels
+from paredown.run import walk
 from paredown.sweep.planning import plan
-from paredown.sweep.tables import summary
+from paredown.sweep.spec import load
+from paredown.sweep.terminal import summary
+from paredown.sweep.worker import trial_spec
 
 SWEEP = Path(__file__).parents[2] / "src" / "sweep.py"
 SHARED = "grid: {latency.batch: [1, 2, 4]}\nseeds: [0, 1]\n"
@@ -17,20 +24,66 @@ SHARED = "grid: {latency.batch: [1, 2, 4]}\nseeds: [0, 1]\n"
 
 def test_what_is_shared_is_counted_once(written) -> None:
     planned = plan(load(written(SHARED)))
-    assert len(planned.experiments) == 6 and planned.images_alone == 3 * planned.images_shared
-    assert [(level.name, level.trains, level.distinct, level.stored) for level in planned.levels] == [
+    assert len(planned.experiments) == 6 and planned.images_unshared == 3 * planned.images_shared
+    assert [(level.name, level.trains, level.distinct, level.stored) for level in planned.stage_counts] == [
         ("train", True, 2, 0)
     ]
     assert summary(planned).startswith("6 experiments (0 finished), 2 distinct trainings (0 stored), 4 reused: 3.00x")
 
 
+MIXED = """
+grid: {method: [ssc, l1_filters], recipe.learning_rate: [0.1, 0.05], sparsity: [0.6]}
+seeds: [0, 1]
+"""
+
+
+def test_shared_plans_are_those_that_are_made_alone(written) -> None:
+    words = written(MIXED)
+    found = plan(load([*words, "model.depth=8"])).experiments
+    assert len(found) == 8
+    for one in found:
+        alone = prepare(compose([*one.overrides, "trainer.accelerator=cpu"]))
+        assert [step.key for step in one.experiment.steps] == [step.key for step in alone.steps]
+        assert one.experiment.key == alone.key and one.experiment.folder == alone.folder
+
+
+def test_a_plan_is_made_once_for_all_seeds_and_a_method_checked_once(written, monkeypatch) -> None:
+    events: list[str] = []
+    for name, method in (("plan", PruneChannels.plan), ("check", PruneChannels.check)):
+
+        def counted(self, *rest, name=name, method=method):
+            events.append(name)
+            return method(self, *rest)
+
+        monkeypatch.setattr(PruneChannels, name, counted)
+    words = [*written("grid: {recipe.learning_rate: [0.1, 0.05]}\nseeds: [0, 1, 2]"), "model.depth=8"]
+    assert len(plan(load([*words, "method=l1_filters", "speed_up=1.5"])).experiments) == 6
+    assert events == ["check", "plan", "plan"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "label", "reason"),
+    [
+        ("{sparsity: [0.5, 0.9999]}", "sparsity=0.9999", "reach"),
+        ("{recipe.batch_size: [32, 0]}", "recipe.batch_size=0", "recipe.batch_size=0"),
+        ("{seed: [0, -1]}", "seed=-1", "seed=-1"),
+        ("{method.round_to: [1, 2.5]}", "method.round_to=2.5", "method.round_to=2.5"),
+    ],
+)
+def test_what_is_wrong_with_a_later_experiment_is_refused_under_its_label(written, grid, label, reason) -> None:
+    words = [*written(f"grid: {grid}"), "model.depth=8", "method=l1_filters"]
+    with pytest.raises(UserError) as raised:
+        plan(load(words if "sparsity" in grid else [*words, "sparsity=0.5"]))
+    assert str(raised.value).startswith(f"{label}: ") and reason in str(raised.value)
+
+
 def test_what_the_store_has_is_not_planned_again(written) -> None:
     planned = plan(load([*written(SHARED), "tracking=off"]))
-    execute.carry_out(planned.experiments[0].experiment)
+    walk.carry_out(planned.experiments[0].experiment)
     again = plan(planned.sweep)
     assert [p.finished for p in again.experiments] == [True] + [False] * 5
     assert [len(p.missing) for p in again.experiments] == [0, 0, 0, 1, 1, 1]
-    assert again.levels[0].stored == 1
+    assert again.stage_counts[0].stored == 1
 
 
 def test_experiments_made_the_same_by_the_command_line_are_one(written) -> None:
@@ -59,3 +112,28 @@ def test_a_mistake_ends_with_exit_code_2(written) -> None:
 def test_help_names_the_sweeps() -> None:
     ended = subprocess.run([sys.executable, str(SWEEP), "--help"], capture_output=True, text=True, check=True)
     assert ended.stdout.count("python src/sweep.py") >= 8 and "ssc_table1_resnet32" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "ranks"),
+    [(["resources.workers=2"], 2), (["resources.workers=3", "resources.across_nodes=true"], 3)],
+)
+def test_a_stage_has_the_key_that_its_ranks_give_it(written, more: list[str], ranks: int) -> None:
+    """What is planned is looked for under the key under which the workers store it."""
+    alone, several = (plan(load([*written(SHARED), *words])) for words in ([], more))
+    planned = several.experiments[0]
+    assert planned.experiment.machine.ranks == ranks
+    spec = trial_spec(planned, several.sweep.resources, "me")
+    again = prepare(spec["config"])
+    assert [step.key for step in again.steps] == [step.key for step in planned.experiment.steps]
+    assert again.steps[-1].key != alone.experiments[0].experiment.steps[-1].key
+
+
+def test_a_rule_that_stops_by_held_out_images_needs_some(written) -> None:
+    words = [*written(SHARED), "stop.rule=asha"]
+    assert plan(load(words)).experiments
+    with pytest.raises(
+        UserError, match=r"stop\.metric=val/top1: dataset=digits holds out no images, set dataset\.valid"
+    ):
+        plan(load([*words, "dataset.validation=0"]))
+    assert plan(load([*words, "dataset.validation=0", "stop.metric=test/top1"])).experiments

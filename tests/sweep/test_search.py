@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from paredown.store import Store
-from paredown.sweep.board import Board
-from paredown.sweep.file import load
+from paredown.store.states import Store
 from paredown.sweep.planning import plan
+from paredown.sweep.progress import Progress
+from paredown.sweep.spec import load
 
-searcher = pytest.importorskip("ray.tune.search").Searcher
+FINISHED = pytest.importorskip("ray.tune.search").Searcher.FINISHED
 SPACE = """
 search:
   algorithm: {algorithm}
@@ -27,49 +27,50 @@ search:
 
 
 def make(written, tmp_path, algorithm="random", trials=4, more=()):
-    from paredown.sweep.search import SearchTree
+    from paredown.sweep.search import OptunaStageSearcher
 
     text = SPACE.format(algorithm=algorithm, trials=trials)
-    board = Board(plan(load([*written(text), "method=ssc", "tracking=off", *more])))
-    assert board.plan.sweep.search
-    return board, SearchTree(board, board.plan.sweep.search, tmp_path)
+    progress = Progress(plan(load([*written(text), "method=ssc", "tracking=off", *more])))
+    assert progress.plan.sweep.search
+    return progress, OptunaStageSearcher(progress, progress.plan.sweep.search, tmp_path)
 
 
 def accuracy(config) -> float:
-    """A made-up landscape: the best weight decay is 1e-3, dense networks are better."""
+    """Compute a made-up accuracy: the best weight decay is 1e-3, dense networks are better."""
     return 100 - 10 * abs(config["recipe"]["weight_decay"] - 1e-3) * 1e3 - 20 * config["sparsity"]
 
 
-def answer(tree, trial, given) -> None:
-    config = json.loads(given["work"])["config"]
+def answer(searcher, trial, given) -> None:
+    config = json.loads(given["spec"])["config"]
     row = {"final/top1": accuracy(config), "cost/macs": 1 - config["sparsity"]}
-    tree.on_trial_complete(trial, {"result": json.dumps(row), "trained": []})
+    searcher.on_trial_complete(trial, {"result": json.dumps(row), "trained": []})
 
 
-def run_all(tree) -> list[dict]:
+def run_all(searcher) -> list[dict]:
     configs: list[dict] = []
     for number in range(200):
-        tree._looked = 0.0
-        given = tree.suggest(str(number))
-        if given == searcher.FINISHED:
+        searcher._polled_at = 0.0
+        given = searcher.suggest(str(number))
+        if given == FINISHED:
             return configs
         assert given is not None
-        configs.append(json.loads(given["work"])["config"])
-        answer(tree, str(number), given)
+        configs.append(json.loads(given["spec"])["config"])
+        answer(searcher, str(number), given)
     raise AssertionError("it never ends")
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe", "nsga2"])
 def test_a_search_stays_in_its_space_and_ends(written, tmp_path, algorithm) -> None:
-    board, tree = make(written, tmp_path, algorithm, trials=8)
-    configs = run_all(tree)
-    assert len(configs) == len(board.results) == 8
+    progress, searcher = make(written, tmp_path, algorithm, trials=8)
+    configs = run_all(searcher)
+    assert len(configs) == len(progress.results) == 8
     for config in configs:
         assert 0.5 <= config["sparsity"] <= 0.93 and 1e-5 <= config["recipe"]["weight_decay"] <= 1e-2
         assert 32 <= config["recipe"]["batch_size"] <= 64 and isinstance(config["recipe"]["batch_size"], int)
         assert config["method"]["parity"] in ("halves", "alternate")
 
 
+@pytest.mark.slow
 def test_tpe_is_better_than_chance(written, tmp_path) -> None:
     def mean(algorithm: str) -> float:
         folder = tmp_path / algorithm
@@ -82,46 +83,47 @@ def test_tpe_is_better_than_chance(written, tmp_path) -> None:
 
 
 def test_no_more_than_asked_for_run_at_once(written, tmp_path) -> None:
-    _, tree = make(written, tmp_path)
+    _, searcher = make(written, tmp_path)
     given = []
     for name in "abc":
-        tree._looked = 0.0
-        given.append(tree.suggest(name))
+        searcher._polled_at = 0.0
+        given.append(searcher.suggest(name))
     assert given[0] and given[1] and given[2] is None
-    answer(tree, "a", given[0])
-    assert tree.suggest("d")
+    answer(searcher, "a", given[0])
+    assert searcher.suggest("d")
 
 
 def test_a_search_goes_on_with_what_it_learnt_and_what_was_in_flight(written, tmp_path) -> None:
     from paredown.sweep import search
 
-    board, tree = make(written, tmp_path, trials=5)
-    first, second = tree.suggest("a"), tree.suggest("b")
-    answer(tree, "a", first)  # of "b" nothing was heard
+    progress, searcher = make(written, tmp_path, trials=5)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    answer(searcher, "a", first)  # of "b" nothing was heard
     storage = search.JournalStorage(search.JournalFileBackend(str(tmp_path / search.FILE)))
-    known = search._take_up(storage, search._study(board.plan.sweep, tree.search, one=False))
-    assert [values["sparsity"] for values in known] == [json.loads(first["work"])["config"]["sparsity"]]
+    known = search._restore_study(storage, search._study_name(progress.plan.sweep, searcher.search, single=False))
+    assert [values["sparsity"] for values in known] == [json.loads(first["spec"])["config"]["sparsity"]]
     _, again = make(written, tmp_path, trials=5)
     third = again.suggest("c")
-    config = json.loads(second["work"])["config"]
-    assert json.loads(third["work"])["config"]["sparsity"] in (
+    config = json.loads(second["spec"])["config"]
+    assert json.loads(third["spec"])["config"]["sparsity"] in (
         config["sparsity"],
-        json.loads(first["work"])["config"]["sparsity"],  # its result was only told, its experiment never run
+        json.loads(first["spec"])["config"]["sparsity"],  # its result was only told, its experiment never run
     )
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_uses_up_no_proposal(written, tmp_path, monkeypatch) -> None:
     def away(store, key):
         raise OSError("no route to host")
 
-    _, tree = make(written, tmp_path)
+    _, searcher = make(written, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Store, "has", away)
         patched.setattr(Store, "pull", away)
         for number in range(100):
-            tree._looked = 0.0
-            assert tree.suggest(str(number)) is None
-    assert len(run_all(tree)) == 4
+            searcher._polled_at = 0.0
+            assert searcher.suggest(str(number)) is None
+    assert len(run_all(searcher)) == 4
 
 
 @pytest.mark.parametrize("other", ["recipe.epochs=1", "search.cost=false", "choices: [halves]"])
@@ -133,30 +135,35 @@ def test_another_problem_is_another_study(written, tmp_path, monkeypatch, other)
             patched.setattr(sys.modules[__name__], "SPACE", SPACE.replace("choices: [halves, alternate]", other))
         else:
             more.append(other)
-        board, tree = make(written, tmp_path, algorithm="tpe", more=more)
-        assert not board.points and len(run_all(tree)) == 4
-    board, tree = make(written, tmp_path, algorithm="tpe", more=more[:1])
-    assert len(board.points) == 4 and not tree.left
+        progress, searcher = make(written, tmp_path, algorithm="tpe", more=more)
+        assert not progress.points and len(run_all(searcher)) == 4
+    progress, searcher = make(written, tmp_path, algorithm="tpe", more=more[:1])
+    assert len(progress.points) == 4 and not searcher.left
 
 
+@pytest.mark.slow
 def test_a_small_space_ends_too(written, tmp_path) -> None:
-    from paredown.sweep.search import SearchTree
+    from paredown.sweep.search import OptunaStageSearcher
 
     text = "search: {trials: 10, space: {latency.batch: {choices: [1, 2]}}}\n"
-    board = Board(plan(load([*written(text), "tracking=off"])))
-    assert board.plan.sweep.search
-    tree = SearchTree(board, board.plan.sweep.search, tmp_path)
+    progress = Progress(plan(load([*written(text), "tracking=off"])))
+    assert progress.plan.sweep.search
+    searcher = OptunaStageSearcher(progress, progress.plan.sweep.search, tmp_path)
     for number in range(200):
-        tree._looked = 0.0
-        given = tree.suggest(str(number))
-        if given == searcher.FINISHED:
+        searcher._polled_at = 0.0
+        given = searcher.suggest(str(number))
+        if given == FINISHED:
             break
-        tree.on_trial_complete(str(number), {"result": '{"final/top1": 1, "cost/macs": 1}', "trained": []})
-    assert given == searcher.FINISHED and len(board.results) == 2
+        searcher.on_trial_complete(str(number), {"result": '{"final/top1": 1, "cost/macs": 1}', "trained": []})
+    assert given == FINISHED and len(progress.results) == 2
 
 
 MISTAKES = {
-    "search: {trials: 3}": "search.space={} names nothing to search",
+    "search: {trials: 3}": "search.space is not set",
+    "search: {space: {}}": "search.space={} (at least one key: {low: .., high: ..})",
+    "search: {trials: 0, concurrent: 0, space: {sparsity: {low: 0.1, high: 0.2}}}": (
+        "search.trials=0 (at least 1); search.concurrent=0 (at least 1)"
+    ),
     "search: {space: {sparsity: {low: 2, high: 1}}}": "needs choices, or low below high",
     "search: {space: {sparsity: {low: 0, high: 1, log: true}}}": "low above 0 where log is set",
     "search: {space: {sparsity: {lo: 0.1}}}": "did you mean low",
@@ -169,7 +176,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("text", MISTAKES)
 def test_a_mistake_is_one_line(written, text) -> None:
-    from paredown.errors import UserError
+    from paredown.core.errors import UserError
 
     with pytest.raises(UserError) as raised:
         plan(load([*written(text + "\n"), "method=ssc"]))

@@ -29,7 +29,7 @@ def test_4_decays_and_6_energies_make_29_fits_on_ray(written) -> None:
     assert runs(sweep.output / "mlflow.db") == {"experiment FINISHED": 24, "sweep FINISHED": 1}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_what_lags_behind_is_stopped_and_stays_so(written, workers) -> None:
     rates = [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6][workers - 1 :: workers]  # starting ranks takes its time
     text = f"grid: {{recipe.learning_rate: {rates}}}\nstop: {{rule: asha, grace: 2}}\n"
@@ -67,7 +67,7 @@ def test_a_job_submitted_to_a_head_runs_a_sweep(written, tmp_path) -> None:
 
 @pytest.fixture
 def objects(monkeypatch) -> str:
-    """The URL of a folder in a bucket of an S3 server of one's own."""
+    """Start an S3 server; yield the URL of a folder in a bucket of it."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
     address = f"http://127.0.0.1:{(port := free_port())}"
@@ -93,6 +93,7 @@ def objects(monkeypatch) -> str:
     server.wait()
 
 
+@pytest.mark.long
 def test_a_node_dies_with_all_it_had_and_objects_are_enough_for_another_and_for_a_new_cluster(
     written, tmp_path, objects
 ) -> None:
@@ -124,7 +125,7 @@ def test_a_node_dies_with_all_it_had_and_objects_are_enough_for_another_and_for_
 
 
 def epochs_pushed(objects: str) -> list[str]:
-    """The experiments of which an epoch is in the bucket."""
+    """Return the journals in the bucket that have an epoch."""
     import fsspec
 
     fs = fsspec.filesystem("s3", skip_instance_cache=True)

@@ -28,7 +28,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key under which the W3C p
 
 
 def missing() -> str:
-    """The name of the program that is not installed, or ''."""
+    """Return the name of a program that is not installed, or ''."""
     names = ("chromedriver", "chromium")
     return next((name for name in names if shutil.which(name) is None), "")
 
@@ -61,21 +61,40 @@ class Browser:
         self._call("POST", "/url", {"url": url})
 
     def count(self, selector: str) -> int:
-        """How many elements of the current frame match."""
+        """Count the elements of the current frame that match."""
         return len(self._call("POST", "/elements", {"using": "css selector", "value": selector}))
 
     def text(self) -> str:
-        """What a reader sees in the current frame."""
-        return self._call("POST", "/execute/sync", {"script": "return document.body.innerText", "args": []})
+        """Return the visible text of the current frame."""
+        return str(self.run("return document.body.innerText"))
 
     def enter_frame(self) -> None:
         """Go into the page's first iframe."""
         frame = self._call("POST", "/element", {"using": "css selector", "value": "iframe"})
         self._call("POST", "/frame", {"id": {ELEMENT: frame[ELEMENT]}})
 
-    def shot(self, path: Path) -> None:
-        """Write a picture of the window."""
-        path.write_bytes(base64.b64decode(self._call("GET", "/screenshot")))
+    def run(self, script: str) -> Any:
+        """Return what `script`, the body of a function, returns in the current frame."""
+        return self._call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def emulate(self, width: int, height: int, *, dark: bool = False, paper: bool = False) -> None:
+        """Show pages as on a screen of `width` x `height` pixels, a phone's below 600, in the `dark` or on `paper`."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._devtools("Emulation.setDeviceMetricsOverride", screen)
+        self._devtools("Emulation.setEmulatedMedia", {"media": "print" if paper else "", "features": [scheme]})
+
+    def shot(self, path: Path, *, whole: bool = False) -> None:
+        """Write a picture of the window, or of the `whole` page, once nothing on it moves any more."""
+        seen = [b""]
+
+        def still() -> bool:
+            taken = self._devtools("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
+            seen.append(base64.b64decode(taken["data"]))
+            return seen[-1] == seen[-2]
+
+        self.wait(still)
+        path.write_bytes(seen[-1])
 
     def wait(self, condition: Any, seconds: float = 60) -> None:
         """Return when `condition()` is true. Raises TimeoutError."""
@@ -84,6 +103,9 @@ class Browser:
             if time.monotonic() > limit:
                 raise TimeoutError(f"not true within {seconds} s")
             time.sleep(0.2)
+
+    def _devtools(self, command: str, values: dict[str, Any]) -> Any:
+        return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": values})
 
     def _driver_is_up(self) -> bool:
         try:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from stores import query
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.tracking.client import check_uri, connect, get_experiment, public
-from paredown.tracking.view import TAG
+from paredown.tracking.view import KEY, TAG
 
+VIEW = TAG + KEY
 SOURCE = Path(__file__).parents[2] / "src"
 EXPERIMENT = """
 import sys
@@ -51,8 +52,8 @@ def test_password_is_not_shown():
 def test_view_is_written_once_and_the_user_may_change_it(uri):
     client = connect(uri)
     experiment = get_experiment(client, uri, "paredown")
-    client.set_experiment_tag(experiment.experiment_id, TAG, "changed by the user")
-    assert get_experiment(client, uri, "paredown").tags == experiment.tags | {TAG: "changed by the user"}
+    client.set_experiment_tag(experiment.experiment_id, VIEW, "changed by the user")
+    assert get_experiment(client, uri, "paredown").tags == experiment.tags | {VIEW: "changed by the user"}
 
 
 def test_deleted_experiment_comes_back(uri):

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -19,10 +20,17 @@ POINTS = [(91.2, 69e6), (89.9, 7e6)]
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """The script as `make dashboard` starts it; errors among its other lines."""
+    """Start the script as `make dashboard` does, with its errors in its output."""
     command = [sys.executable, str(ROOT / "scripts/dashboard.py"), *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def status(request: urllib.request.Request) -> int:
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def lines_until(process: subprocess.Popen[str], word: str) -> list[str]:
@@ -46,6 +54,14 @@ def test_taken_port_is_one_line(tmp_path):
     assert output == f"port {port} is taken or not allowed: give a free one between 1024 and 65535 with --port\n"
 
 
+def test_a_folder_that_is_not_there_is_one_line_and_not_made(tmp_path):
+    process = start("--output", tmp_path / "typo")
+    assert (
+        process.communicate(timeout=100)[0] == f"there is no folder {tmp_path}/typo: give the one that output= named\n"
+    )
+    assert process.returncode == 2 and not (tmp_path / "typo").exists()
+
+
 def test_dead_server_is_one_line():
     process = start("--uri", f"http://127.0.0.1:{free_port()}")
     output = process.communicate(timeout=100)[0]
@@ -57,16 +73,24 @@ def test_dead_server_is_one_line():
 @pytest.mark.slow
 def test_empty_output_folder_still_starts_and_stops_on_interrupt(tmp_path):
     port = free_port()
+    (tmp_path / "outputs").mkdir()
     process = start("--output", tmp_path / "outputs", "--port", port)
     lines = lines_until(process, "Ctrl-C")
-    address = f"http://127.0.0.1:{port}"
-    assert lines[-3:-1] == [
+    address, named = f"http://127.0.0.1:{port}", f"http://paredown.localhost:{port}"
+    chart = "#/experiments/1/runs?viewStateShareKey=paredown&compareRunsMode=CHART&workflowType=machine_learning"
+    assert lines[-4:-1] == [
         "nothing is recorded yet: the chart fills as experiments finish",
-        f"{address}/#/experiments/1/runs?viewStateShareKey=paredown&compareRunsMode=CHART&workflowType=machine_learning",
+        "all runs",
+        f"  {named}/{chart}",
     ]
+    assert (tmp_path / "outputs" / "dashboard.url").read_text() == named  # reports link to it
     assert urllib.request.urlopen(f"{address}/health", timeout=10).status == 200
     second = start("--uri", address)
-    assert second.communicate(timeout=100)[0].splitlines() == [lines[-2]]
+    assert second.communicate(timeout=100)[0].splitlines() == ["all runs", f"  {address}/{chart}"]
+    foreign = urllib.request.Request(f"{address}/api/2.0/mlflow/experiments/get?experiment_id=1")
+    for host, expected in ((f"paredown.localhost:{port}", 200), ("evil.example", 403)):
+        foreign.add_header("Host", host)
+        assert status(foreign) == expected
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 0
     with pytest.raises(OSError, match="refused"):
@@ -75,7 +99,7 @@ def test_empty_output_folder_still_starts_and_stops_on_interrupt(tmp_path):
 
 @pytest.fixture
 def recorded(tmp_path, uri):
-    """Two finished runs and the parent of a sweep, which has no accuracy."""
+    """Record two finished runs and the parent of a sweep, which has no accuracy; return the run id of the second."""
     for index, (accuracy, macs) in enumerate(POINTS):
         tracker = Tracker(tmp_path / str(index), uri)
         tracker.start(f"ssc-{index}", {"seed": index}, {"method": "ssc"})
@@ -92,7 +116,7 @@ def recorded(tmp_path, uri):
 @pytest.mark.skipif(bool(missing()), reason=f"{missing()} is not installed")
 def test_pages_in_a_browser(tmp_path, recorded):
     process = start("--output", tmp_path, "--port", free_port())
-    link = lines_until(process, "Ctrl-C")[-2]
+    link = lines_until(process, "Ctrl-C")[-2].strip()
     run_page = link.split("?")[0] + f"/{recorded}"
     shots = Path(os.environ.get("PAREDOWN_TEST_SHOTS", tmp_path))
     try:

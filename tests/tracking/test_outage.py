@@ -13,7 +13,7 @@ import pytest
 from stores import contents, expected, query, record
 
 from mlflow_server import Server
-from paredown.tracking.tracker import Tracker, send_waiting
+from paredown.tracking.tracker import Tracker, send_pending
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_server_killed_in_the_middle(tmp_path, uri, server, caplog):
     record(tracker, range(5, 10))
     tracker.text("text", "notes/a.txt")
     assert time.monotonic() - began < 4
-    assert [entry.getMessage() for entry in caplog.records if "takes no records" in entry.getMessage()].__len__() == 1
+    assert [entry.getMessage() for entry in caplog.records if "accepts no records" in entry.getMessage()].__len__() == 1
     cursor.write_text(early)  # as if killed between the sending and the writing of the cursor
 
     server.start()
@@ -62,10 +62,10 @@ def test_never_restarted_server_is_made_up_for_by_one_command(tmp_path, uri, ser
     server.kill()
     record(tracker, range(3, 6))
     assert not tracker.finish()
-    assert send_waiting(tmp_path, server.uri)["wait"] == 1
+    assert send_pending(tmp_path, server.uri)["pending"] == 1
     server.start()
-    assert send_waiting(tmp_path, server.uri) == {"runs": 1, "records": 4, "wait": 0}
-    assert send_waiting(tmp_path, server.uri) == {"runs": 1, "records": 0, "wait": 0}
+    assert send_pending(tmp_path, server.uri) == {"runs": 1, "records": 4, "pending": 0}
+    assert send_pending(tmp_path, server.uri) == {"runs": 1, "records": 0, "pending": 0}
     assert contents(uri)["metrics"] == expected(range(6))
     assert query(uri, "select status from runs") == [("FINISHED",)]
 

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from stores import contents, expected, query, record
 
-from paredown.errors import UserError
-from paredown.tracking.tracker import Tracker, send_waiting
+from paredown.core.errors import UserError
+from paredown.tracking.tracker import Tracker, send_pending
 
 PARAMS = {"method": {"g": 4, "p": 0.5}, "seed": 1, "milestones": [0.5, 0.75], "weights": None}
 TAGS = {"method": "ssc", "model": "resnet32"}
@@ -70,7 +70,7 @@ def test_answer_lost_on_the_way_back_records_nothing_twice(tmp_path, uri, monkey
     tracker.text("text", "note.txt")
     sent = tracker.finish()
     assert sent == (call in ("create_run", "log_batch"))  # those fail at the start, long before the end
-    assert send_waiting(tmp_path, uri)["wait"] == 0
+    assert send_pending(tmp_path, uri)["pending"] == 0
     found = contents(uri)
     assert found["runs"] == [("ssc-resnet32", "FINISHED", "active")]
     assert found["metrics"][:6] == expected(range(3))
@@ -84,7 +84,7 @@ def test_lost_cursor_finds_its_run_again(tmp_path, uri):
     before, run_id = contents(uri), tracker.run_id
     next((tmp_path / "a/tracking").glob("sent-*.json")).unlink()
     assert tracker.run_id is None
-    assert send_waiting(tmp_path, uri) == {"runs": 1, "records": 7, "wait": 0}
+    assert send_pending(tmp_path, uri) == {"runs": 1, "records": 7, "pending": 0}
     assert contents(uri) == before
     assert Tracker(tmp_path / "a", uri).run_id == run_id
 
@@ -148,8 +148,8 @@ def test_offline_from_the_start_then_two_stores(tmp_path, uri, caplog):
     assert str(tmp_path / "a" / "tracking") in warnings[0]
     other = uri.replace("mlflow.db", "other.db")
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "other.db")
-    assert send_waiting(tmp_path, uri) == send_waiting(tmp_path, other) == {"runs": 1, "records": 6, "wait": 0}
-    assert send_waiting(tmp_path, uri)["records"] == 0
+    assert send_pending(tmp_path, uri) == send_pending(tmp_path, other) == {"runs": 1, "records": 6, "pending": 0}
+    assert send_pending(tmp_path, uri)["records"] == 0
     assert contents(uri) == contents(other)
     assert contents(uri)["metrics"] == expected(range(4))
 
@@ -172,7 +172,7 @@ def test_store_that_lost_everything_is_filled_again(tmp_path, uri, empty_databas
     tracker.finish()
     before = contents(uri)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    assert send_waiting(tmp_path, uri)["records"] == 5
+    assert send_pending(tmp_path, uri)["records"] == 5
     assert contents(uri) == before
 
 
@@ -180,7 +180,7 @@ def test_run_in_the_bin_stays_there_until_there_is_more(tmp_path, uri):
     tracker = begin(tmp_path / "a", uri)
     tracker.finish()
     MlflowClient(uri).delete_run(str(tracker.run_id))
-    send_waiting(tmp_path, uri)
+    send_pending(tmp_path, uri)
     assert query(uri, "select lifecycle_stage from runs") == [("deleted",)]
     record(begin(tmp_path / "a", uri), range(2))
     assert query(uri, "select lifecycle_stage from runs") == [("active",)]
@@ -193,7 +193,7 @@ def test_more_than_one_call_can_take(tmp_path, uri):
     for step in range(3):
         tracker.metrics({f"m{i}": i for i in range(1500)}, step)
     tracker.finish()
-    send_waiting(tmp_path, uri)
+    send_pending(tmp_path, uri)
     found = contents(uri)
     assert [len(found[name]) for name in ("metrics", "params")] == [4500, 250]
     assert len([key for key, _ in found["tags"] if key[1:].isdigit()]) == 150
@@ -204,7 +204,7 @@ def test_deleted_file_does_not_hold_up_the_rest(tmp_path, uri, caplog):
     tracker.text("text", "note.txt")
     tracker.finish()
     (tracker.journal.files / "note.txt").unlink()
-    assert send_waiting(tmp_path, uri)["wait"] == 0
+    assert send_pending(tmp_path, uri)["pending"] == 0
     assert "note.txt was deleted" in caplog.text
     assert contents(uri)["runs"] == [("ssc-resnet32", "FINISHED", "active")]
 
@@ -222,11 +222,11 @@ def test_use_before_start_is_a_bug(tmp_path):
         Tracker(tmp_path, None).metrics({"a": 1.0}, 0)
 
 
-def test_send_waiting_names_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match="absent is no folder"):
-        send_waiting(tmp_path / "absent", "sqlite:///x.db")
-    with pytest.raises(UserError, match="off is no store"):
-        send_waiting(tmp_path, "off")
+def test_send_pending_names_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="absent is not a folder"):
+        send_pending(tmp_path / "absent", "sqlite:///x.db")
+    with pytest.raises(UserError, match="off is not a store"):
+        send_pending(tmp_path, "off")
 
 
 def test_command_that_sends_what_waits(tmp_path, uri):
@@ -235,7 +235,7 @@ def test_command_that_sends_what_waits(tmp_path, uri):
     command = [sys.executable, "-m", "paredown.tracking", "--output", str(tmp_path)]
     kept: dict[str, Any] = {"env": {"PYTHONPATH": source}, "capture_output": True, "text": True}
     done = subprocess.run(command, check=False, **kept)
-    assert (done.returncode, done.stdout) == (0, "1 runs, 2 records sent, 0 runs still wait\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 run, 2 records sent, 0 runs pending\n"), done.stderr
     assert contents(uri)["runs"] == [("ssc-resnet32", "FINISHED", "active")]
     wrong = subprocess.run([*command, "--uri", "x"], check=False, **kept)
     assert wrong.returncode == 2

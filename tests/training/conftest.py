@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paredown.data.digits import Digits
+from paredown.data.datasets.digits import Digits
 
 
 @pytest.fixture(scope="module")

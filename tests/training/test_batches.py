@@ -9,8 +9,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from paredown.data.digits import Digits
-from paredown.plan import Fit, Hooks, Recipe
+from paredown.core.hooks import Hooks
+from paredown.core.plan import Fit
+from paredown.core.recipe import Recipe
+from paredown.data.datasets.digits import Digits
 from paredown.training.batches import Batches
 
 RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.1)
@@ -42,7 +44,7 @@ def read(data: Digits, stage: Fit) -> Recorder:
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
     trainer = Trainer(max_epochs=stage.recipe.epochs, accelerator="cpu", **quiet)
-    trainer.fit(module, datamodule=Batches(data, stage, seed=5, eval_batch_size=50))
+    trainer.fit(module, datamodule=Batches(data, stage.recipe.batch_size, stage.hooks, seed=5, eval_batch_size=50))
     return module
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from paredown.core.errors import UserError
 from paredown.training.checkpoint import SafeCheckpointIO
 
 
@@ -35,8 +38,29 @@ def test_an_optimizer_and_nested_data_come_back_equal(tmp_path: Path) -> None:
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "last").write_bytes(pickle.dumps({"epoch": 1}))
-    with pytest.raises(Exception, match=r"(?i)header|safetensor"):
+    with pytest.raises(UserError, match=r"last cannot be read: .*(?i:header).* \(delete it: that fit starts again\)"):
         SafeCheckpointIO().load_checkpoint(tmp_path / "last")
+
+
+def test_one_changed_bit_anywhere_is_seen(tmp_path: Path) -> None:
+    io, path = SafeCheckpointIO(), tmp_path / "last"
+    io.save_checkpoint({"epoch": 3, "weights": torch.arange(8.0)}, path)
+    whole = path.read_bytes()
+    for place in [*range(8, len(whole), 7), len(whole) - 1]:  # the first eight bytes are the header's length
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            found = io.load_checkpoint(path)
+        except UserError:
+            continue
+        assert found["epoch"] == 3 and torch.equal(found["weights"], torch.arange(8.0))  # a space in the header
+    path.write_bytes(whole)
+    assert io.load_checkpoint(path)["epoch"] == 3
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digest(tmp_path: Path) -> None:
+    metadata = {"structure": json.dumps({"pairs": [["epoch", 3], ["weights", {"tensor": "0"}]]})}
+    save_file({"0": torch.ones(2)}, tmp_path / "last", metadata=metadata)
+    assert SafeCheckpointIO().load_checkpoint(tmp_path / "last")["epoch"] == 3
 
 
 def test_an_object_is_refused(tmp_path: Path) -> None:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from paredown import blueprint
-from paredown.data.digits import Digits
-from paredown.plan import Fit, Hooks, Network, Recipe
+from paredown.core import blueprint
+from paredown.core.hooks import Context, FitState, Hooks
+from paredown.core.keys import identity
+from paredown.core.network import Network
+from paredown.core.plan import Fit
+from paredown.core.recipe import Recipe
+from paredown.data.datasets.digits import Digits
 from paredown.training.fit import CHECKPOINT, fit
 from paredown.training.machine import Machine
 from paredown.training.module import Row
 
-ARCHITECTURE = {"_target_": "paredown.models.resnet.cifar_resnet", "depth": 8, "num_classes": 10, "in_channels": 1}
+ARCHITECTURE = {
+    "_target_": "paredown.models.cifar.resnet.cifar_resnet",
+    "depth": 8,
+    "num_classes": 10,
+    "in_channels": 1,
+}
 RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.05)
 MACHINE = Machine(accelerator="cpu", checkpoint_seconds=0, progress=False)
 
@@ -35,7 +44,9 @@ def train(
 
     network = start()
     folder.mkdir(exist_ok=True)
-    return network, fit(network, stage or Fit("train", RECIPE), data, 7, MACHINE, folder, report)
+    return network, fit(
+        network, stage or Fit("train", RECIPE), Context(data, torch.device("cpu"), 7), MACHINE, folder, report
+    )
 
 
 def test_it_learns_and_every_epoch_has_its_figures(data: Digits, tmp_path: Path) -> None:
@@ -47,13 +58,37 @@ def test_it_learns_and_every_epoch_has_its_figures(data: Digits, tmp_path: Path)
     assert rows[-1]["test/top1"] > 40  # ten classes
 
 
+@identity("test/rates")
+@dataclass(frozen=True)
+class Rates(Hooks):
+    """Keeps the learning rate of every step."""
+
+    seen: list[float]
+
+    def after_step(self, fit: FitState) -> None:
+        """Keep it."""
+        self.seen.append(fit.optimizer.param_groups[0]["lr"])
+
+
+def test_one_cycle_moves_the_learning_rate_with_every_step(data: Digits, tmp_path: Path) -> None:
+    seen: list[float] = []
+    recipe = replace(RECIPE, epochs=2, schedule="one_cycle", warmup=0.25)
+    train(data, tmp_path, stage=Fit("train", recipe, (Rates(seen),)))
+    steps = len(seen)
+    peak = steps / 4
+    wanted = [0.05 * min(step / peak, (steps - step) / (steps - peak)) for step in range(steps)]
+    assert steps > 10 and seen == pytest.approx(wanted)
+
+
 def test_a_network_from_the_store_trains_its_batch_norm(data: Digits, tmp_path: Path) -> None:
     network = start()
     blueprint.save(network, tmp_path)
     network = blueprint.read(tmp_path)
     assert not network.module.training
     before = network.module.get_buffer("bn.running_mean").clone()
-    fit(network, Fit("train", RECIPE), data, 7, MACHINE, tmp_path, lambda epoch, row: None)
+    fit(
+        network, Fit("train", RECIPE), Context(data, torch.device("cpu"), 7), MACHINE, tmp_path, lambda epoch, row: None
+    )
     assert not torch.equal(network.module.get_buffer("bn.running_mean"), before)
 
 
@@ -73,36 +108,64 @@ def test_a_resumed_fit_ends_bit_equal(data: Digits, tmp_path: Path, stop_after: 
 CALLS: list[str] = []
 
 
+@identity("test/recorder")
 @dataclass(frozen=True)
 class Recorder(Hooks):
     """Counts its calls and adds a penalty of known size."""
 
     size: float = 0.5
 
-    def penalties(self, network: nn.Module, progress: float) -> dict[str, Tensor]:
-        CALLS.append(f"penalty at {progress}")
+    def penalties(self, fit: FitState) -> dict[str, Tensor]:
+        CALLS.append(f"penalty at {fit.progress}")
         return {"known": torch.tensor(self.size)}
 
-    def before_step(self, network: nn.Module, step: int) -> None:
-        CALLS.append(f"before {step}")
+    def before_step(self, fit: FitState) -> None:
+        CALLS.append(f"before {fit.step}")
 
-    def after_step(self, network: nn.Module, step: int) -> None:
-        CALLS.append(f"after {step}")
+    def after_backward(self, fit: FitState) -> None:
+        assert next(fit.model.parameters()).grad is not None
+        CALLS.append(f"backward {fit.step}")
 
-    def after_epoch(self, network: nn.Module, epoch: int) -> dict[str, float]:
-        return {"epoch": float(epoch)}
+    def after_step(self, fit: FitState) -> None:
+        assert isinstance(fit.optimizer, torch.optim.SGD)
+        CALLS.append(f"after {fit.step}")
+
+    def before_evaluation(self, fit: FitState) -> None:
+        CALLS.append(f"evaluation {fit.epoch}")
+
+    def after_epoch(self, fit: FitState) -> dict[str, float]:
+        return {"epoch": float(fit.epoch)}
 
 
 def test_hooks_act_around_every_step(data: Digits, tmp_path: Path) -> None:
     CALLS.clear()
     _, rows = train(data, tmp_path, stage=Fit("train", Recipe(epochs=2, batch_size=64), (Recorder(),)))
     steps = len(data.train_loader(64, 0, torch.device("cpu"))) * 2
-    assert CALLS[:3] == ["before 0", "penalty at 0.0", "after 0"]
+    assert CALLS[:4] == ["before 0", "penalty at 0.0", "backward 0", "after 0"]
     assert [call for call in CALLS if call.startswith("after")] == [f"after {step}" for step in range(steps)]
-    assert CALLS[-2] == "penalty at 0.5"
+    assert CALLS[-4] == "penalty at 0.5" and CALLS[-1] == "evaluation 1" and CALLS.count("evaluation 0") == 1
     assert [row["penalty/known"] for row in rows] == [0.5, 0.5] and rows[1]["epoch"] == 1
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit(data: Digits, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"penalty/known.* in epoch 1"):
         train(data, tmp_path, stage=Fit("train", Recipe(epochs=2), (Recorder(float("nan")),)))
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a flipped bit", "empty"])
+def test_a_damaged_checkpoint_is_a_warning_and_that_fit_starts_again(
+    damage: str, data: Digits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = Fit("train", replace(RECIPE, epochs=2))
+    whole, _ = train(data, tmp_path / "whole", stage=short)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "cut", stop_after=1, stage=short)
+    checkpoint = tmp_path / "cut" / CHECKPOINT
+    content = checkpoint.read_bytes()
+    half = len(content) // 2
+    flipped = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
+    checkpoint.write_bytes({"cut short": content[:half], "a flipped bit": flipped, "empty": b""}[damage])
+    caplog.set_level("WARNING", "paredown")
+    again, more = train(data, tmp_path / "cut", stage=short)
+    assert f"the checkpoint of train is damaged, so that fit starts again: {checkpoint}" in caplog.text
+    assert len(more) == 2 and blueprint.fingerprint(again.module) == blueprint.fingerprint(whole.module)

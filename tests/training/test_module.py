@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from paredown.plan import Recipe
-from paredown.training.module import make_optimizer, rate_factor
+from paredown.core.recipe import Recipe
+from paredown.training.module import make_optimizer
+from paredown.training.schedule import rate_factor
 
 
 def rates(recipe: Recipe) -> list[float]:
@@ -32,3 +34,11 @@ def test_schedules_equal_torch(schedule: str) -> None:
         assert factor * 0.1 == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         reference.step()
+
+
+@pytest.mark.parametrize("warmup", [0.2, 0.5])
+def test_one_cycle_is_piecewise_linear(warmup: float) -> None:
+    recipe = Recipe(epochs=5, schedule="one_cycle", warmup=warmup)
+    places = np.linspace(0, 5, 41)
+    found = [rate_factor(recipe, place) for place in places]
+    assert found == pytest.approx(np.interp(places, [0, 5 * warmup, 5], [0, 1, 0]))

@@ -1,1 +1,1 @@
-"""How fast a deployed network really is, beside the dense one, on this machine."""
+"""Measured speed of a deployed network compared with the dense one, on this machine."""

@@ -1,4 +1,4 @@
-"""Whether the machine did anything else while it was timed."""
+"""Load of other processes on the machine while it is timed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BUSY = 0.05  # of one core, by other processes: from here on times are not to be trusted to 3 %
-STEADY = 0.03  # the largest spread of the rounds' speed-ups that counts as repeatable
+BUSY = 0.05  # cores used by other processes; above this, times are not reliable to 3 %
+STEADY = 0.03  # largest relative spread of the rounds' speed-ups that counts as repeatable
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """`others`: cores that other processes kept busy meanwhile (nan where the system does not tell); `load`: the load
-    average at the start; `spread`: the largest difference between the rounds' speed-ups, as a share."""
+    """`others`: average number of cores used by other processes (nan where unknown); `load`: load average at the start;
+    `spread`: largest relative difference between the rounds' speed-ups."""
 
     others: float
     load: float
@@ -22,11 +22,11 @@ class Quiet:
 
     @property
     def quiet(self) -> bool:
-        """Whether the times hold to 3 %."""
+        """Whether the times are reliable to 3 %."""
         return not self.others > BUSY and self.spread <= STEADY
 
     def words(self) -> str:
-        """What to say of it."""
+        """Return a sentence for people."""
         found = f"other processes kept {self.others:.2f} cores busy, rounds differ by {self.spread:.1%}"
         if self.quiet:
             return f"quiet machine: {found}"
@@ -34,16 +34,16 @@ class Quiet:
 
 
 class Watch:
-    """Counts what others compute from its making to `others()`."""
+    """Measures the CPU time used by other processes from its creation to `others()`."""
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0]
         self._start = self._now()
 
     def others(self) -> float:
-        """Cores that processes other than this one kept busy on average; nan where /proc is missing."""
-        busy, own, clock = (after - before for after, before in zip(self._now(), self._start, strict=True))
-        return max(0.0, busy - own) / max(clock, 1e-9)
+        """Return the average number of cores used by other processes; nan where /proc is missing."""
+        busy, this, clock = (after - before for after, before in zip(self._now(), self._start, strict=True))
+        return max(0.0, busy - this) / max(clock, 1e-9)
 
     def _now(self) -> tuple[float, float, float]:
         used = os.times()
@@ -51,7 +51,7 @@ class Watch:
 
 
 def _busy() -> float:
-    """Seconds that all cores have been busy since the system started."""
+    """Return the CPU seconds of all cores since boot."""
     try:
         first = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:  # not Linux

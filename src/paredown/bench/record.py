@@ -1,34 +1,34 @@
-"""Where a bench is kept: its folder, and the run in MLflow that it is of."""
+"""Storage of a bench: files in a folder, and artifacts and metrics of the MLflow run it belongs to."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from paredown.bench import show
+from paredown.bench import terminal
 from paredown.bench.measure import Bench
 from paredown.bench.subject import Subject
-from paredown.blueprint import write_text
-from paredown.errors import UserError
+from paredown.core.errors import UserError
+from paredown.core.files import write_text
 from paredown.tracking.client import connect, outages_as, public
 
 DATA, PAGE = "bench.json", "bench.html"
 
 
 def write(bench: Bench, folder: Path) -> list[Path]:
-    """Write the data and the page of figures into `folder`; their paths. UserError where it cannot be."""
+    """Write the data and the page of figures into `folder` and return their paths. Raise UserError if that fails."""
     paths = [folder / DATA, folder / PAGE]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(paths[0], json.dumps(bench.data(), indent=1))
-        write_text(paths[1], show.figures(bench))
+        write_text(paths[1], terminal.figures(bench))
     except OSError as error:
         raise UserError(f"cannot write the bench into {folder}: {error.strerror} (choose another: folder=)") from error
     return paths
 
 
 def record(bench: Bench, paths: list[Path], subject: Subject) -> bool:
-    """Log the files as artifacts of the run, and its speed-ups as metrics bench/...; whether there is a run."""
+    """Log the files as artifacts of the subject's run and the metrics bench/...; return False if it has no run."""
     trained = subject.trained
     if not (trained and trained.uri and trained.run_id):
         return False
@@ -42,7 +42,8 @@ def record(bench: Bench, paths: list[Path], subject: Subject) -> bool:
 
 
 def metrics(bench: Bench) -> dict[str, float]:
-    """By name: bench/speed_up_b32 (fp32), bench/speed_up_bf16_b32, bench/ms_b32, bench/dense_ms_b32 and so on."""
+    """Return the metrics by name: bench/speed_up_b32 (fp32), bench/speed_up_bf16_b32, bench/ms_b32, bench/dense_ms_b32
+    and so on."""
     found = {}
     for batch in bench.batches:
         for one in batch.speed_ups:

@@ -1,76 +1,74 @@
-"""What is asked of a bench, as typed after src/bench.py."""
+"""The request of a bench, as typed after src/bench.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from paredown.command import number, settings, several
-from paredown.errors import UserError, nearest
-
-DEPLOYS, DEVICES = ("auto", "plain"), ("auto", "cpu", "cuda")
-KNOWN = ("run", "deploy", "batch", "threads", "device", "seconds", "rounds", "tune", "output", "folder", "tracking.uri")
+from paredown.core import requests
+from paredown.core.constraints import Before, Checked, Count, NonNegative
+from paredown.core.errors import UserError
+from paredown.core.progress import Mode, mode_of
+from paredown.core.requests import Folder, Listed
+from paredown.core.trust import Name
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """A finished `run` (an id or a folder), or a network as src/run.py's `overrides` would make it, untrained.
 
-    Times `batches` images at once, in `rounds` of `seconds` each, with `threads` (None: torch's own) on `device`;
-    `deploy`: 'auto' times which form of each layer is fastest, for `tune` seconds a network, 'plain' takes the plain
-    layers.
+    Times each number of images in `batch`, in `rounds` of `seconds` each, with `threads` (None: as many as torch uses)
+    on `device`; `deploy`: 'auto' times which form of each layer is fastest, for `tune` seconds a network, 'plain' takes
+    the plain layers. `trust`: what a `_target_` may name besides the project's own, see `core.trust`.
+    `progress`: what is shown of the work.
     """
 
     run: str | None = None
     overrides: tuple[str, ...] = ()
-    deploy: str = "auto"
-    batches: tuple[int, ...] = (1, 32, 128)
-    threads: int | None = None
-    device: str = "auto"
-    seconds: float = 4.0
-    rounds: int = 3
-    tune: float = 10.0
-    output: Path = Path("outputs")
-    folder: Path | None = None
-    uri: str | None = None
+    deploy: Literal["auto", "plain"] = "auto"
+    batch: Annotated[tuple[Count, ...], Listed] = (1, 32, 128)
+    threads: Count | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seconds: NonNegative = 4.0
+    rounds: Count = 3
+    tune: NonNegative = 10.0
+    output: Folder = Path("outputs")
+    folder: Folder | None = None
+    uri: str | None = field(default=None, metadata={"key": "tracking.uri"})
+    trust: Annotated[tuple[Name, ...], Listed] = ()
+    progress: Annotated[Mode, Before(mode_of)] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.run is not None) == any(word.startswith("model=") for word in self.overrides):
+            raise UserError(
+                "bench what? give run=ID (or a folder), or model=NAME with method=, sparsity= ... as src/run.py"
+            )
+
+
+KEYS = requests.keys(Request).keys() - {"overrides"}
 
 
 def parse(words: Sequence[str]) -> Request:
-    """The request of `words`. UserError for whatever is wrong with them; what `overrides` mean is for Hydra to say."""
-    own = [word for word in words if word.removeprefix("--").partition("=")[0] in KNOWN]
+    """Return the request of `words`. Raise UserError for whatever is wrong with them; Hydra checks the overrides."""
+    from paredown.core.words import with_config_dirs  # Hydra: not for --help
+
+    words = with_config_dirs(words)
+    own = [word for word in words if word.removeprefix("--").partition("=")[0] in KEYS]
     overrides = tuple(word for word in words if word not in own)
-    given = settings(own, KNOWN)
-    chosen = any(word.startswith("model=") for word in overrides)
-    if "run" in given:
-        settings(list(overrides), KNOWN)  # a run is what it is: any other word is a mistake
-    _check_keys(overrides)
-    if ("run" in given) == chosen:
-        raise UserError(
-            "bench what? give run=ID (or a folder), or model=NAME with method=, sparsity= ... as src/run.py"
-        )
-    values: dict[str, Any] = {"overrides": overrides} | {name: given[name] for name in ("run",) if name in given}
-    for name, allowed in (("deploy", DEPLOYS), ("device", DEVICES)):
-        if given.get(name, allowed[0]) not in allowed:
-            raise UserError(f"unknown {name} {given[name]!r}: {nearest(given[name], allowed)}")
-        values |= {name: given[name]} if name in given else {}
-    values |= {name: number(name, given[name], int, 1) for name in ("threads", "rounds") if name in given}
-    values |= {name: number(name, given[name], float) for name in ("seconds", "tune") if name in given}
-    values |= {"batches": tuple(_batches(given["batch"]))} if "batch" in given else {}
-    values |= {name: Path(given[name]).expanduser() for name in ("output", "folder") if name in given}
-    return Request(**values, uri=given.get("tracking.uri"))
+    _check_keys(overrides, alone=not any(word.removeprefix("--").startswith("run=") for word in own))
+    return requests.parse(Request, own, overrides=overrides)
 
 
-def _check_keys(overrides: Sequence[str]) -> None:
-    """UserError where an override begins with what neither a bench nor an experiment has; the rest is for Hydra."""
-    from paredown.config import root, roots  # Hydra: not for --help
+def _check_keys(overrides: Sequence[str], alone: bool) -> None:
+    """Raise UserError where an override begins with what neither a bench nor, `alone`, an experiment has."""
+    from paredown.core.words import HYDRA, root, roots  # Hydra: not for --help
 
-    known = {*KNOWN, *roots()}
+    known = {*KEYS, *([*roots(), HYDRA] if alone else ())}
+    if meant := requests.as_setting(overrides, known):
+        raise UserError(meant)
     for word in overrides:
         if root(word) not in known:
-            settings([word], known)
-
-
-def _batches(text: str) -> list[int]:
-    return [int(number("batch", part, int, 1)) for part in several(text)]
+            requests.settings([word], known)

@@ -1,10 +1,9 @@
-"""One pass of one empty image through a network that is left as it was, and what its modules see in it."""
+"""Shapes of the calls of a network's modules, recorded in one forward pass that leaves the network unchanged."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
@@ -12,17 +11,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from paredown.core.deploy import deploy
+from paredown.core.errors import UserError, reason
+from paredown.core.modes import evaluating, hooked
 from paredown.cost.operators import CostError
-from paredown.errors import UserError
-from paredown.surgery.deploy import deploy
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the module `name`; the shapes are without the batch, which is 1 unless the network folds windows or
-    tokens of the one image into it."""
+    """One call of the module `name`. Shapes are without the batch, whose size is 1 unless the network folds windows or
+    tokens of the image into it."""
 
     name: str
     module: nn.Module
@@ -32,12 +32,12 @@ class Call:
 
     @property
     def weight(self) -> Tensor:
-        """The module's weight, outputs first."""
+        """The module's weight, output dimension first."""
         return cast(Tensor, self.module.weight)
 
 
 def calls(network: nn.Module, modules: Mapping[str, nn.Module], input_shape: Shape) -> list[Call]:
-    """The calls of `modules` (of `network`, by name) on one image, in the order in which they end."""
+    """Record the calls of `modules` (of `network`, by name) on one image, in the order in which they return."""
     found: list[Call] = []
 
     def note(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -47,50 +47,36 @@ def calls(network: nn.Module, modules: Mapping[str, nn.Module], input_shape: Sha
 
         return module.register_forward_hook(hook, with_kwargs=True)
 
-    handles = [note(name, module) for name, module in modules.items()]
-    try:
+    with hooked(note(name, module) for name, module in modules.items()):
         run(network, input_shape)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
 def run(network: nn.Module, input_shape: Shape) -> None:
-    """Run `network` on one image of zeros, of its own device and dtype; modes and statistics stay as they are.
+    """Run `network` on one image of zeros, on its device and in its dtype, without changing modes or statistics.
 
-    Raises UserError where it does not take images of `input_shape` (channels, height, width).
+    Raise UserError if it does not accept images of `input_shape` (channels, height, width).
     """
     tensors = chain(network.parameters(), network.buffers())
     like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
     try:
-        # inference mode hides from the counters what a composite operator is made of
-        with torch.inference_mode(False), torch.no_grad(), _evaluating(network):
+        # in inference mode composite operators are not decomposed for the counters
+        with torch.inference_mode(False), torch.no_grad(), evaluating(network):
             network(image)
     except CostError:
         raise
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
         shape = tuple(input_shape)
-        raise UserError(f"{type(network).__name__} does not run on an image of shape {shape}: {reason}") from error
+        raise UserError(
+            f"{type(network).__name__} does not run on an image of shape {shape}: {reason(error)}"
+        ) from error
 
 
 def skeleton(network: nn.Module) -> nn.Module:
-    """The deployed copy of `network` whose parameters are all one: its zeros are the structural ones, and only they."""
+    """Return a deployed copy of `network` with all parameters set to one, so that only structural zeros are zero."""
     with torch.inference_mode(False), torch.no_grad():
         ones = copy.deepcopy(network)
         for parameter in ones.parameters():
             parameter.fill_(1.0)
         return deploy(ones)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

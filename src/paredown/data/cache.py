@@ -1,4 +1,4 @@
-"""Decoded images on disk: written once, memory-mapped by every process that trains on them."""
+"""The cache of decoded images on disk: written once, memory-mapped by every process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paredown.errors import UserError
-from paredown.plan import digest
+from paredown.core.errors import UserError
+from paredown.core.files import read_json, reading, sync, sync_folder
+from paredown.core.keys import digest
 
-FORMAT = 1  # part of every cache's name: raise it when decoding changes
+FORMAT = 1  # part of every entry's name: increase it when decoding changes
 METADATA = "metadata.json"
 
 
@@ -32,7 +33,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A data set in memory. `fingerprint` names the content, whatever files it came from."""
+    """A data set in memory. `fingerprint` is a hash of its content, independent of the source files."""
 
     class_names: tuple[str, ...]
     train: Pixels
@@ -40,28 +41,31 @@ class Decoded:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    class_names: list[str]
+    fingerprint: str
+
+
 def file_state(files: Iterable[Path], root: Path) -> list[Any]:
-    """What changes when a source file does: name below `root`, size in bytes, time of change in ns."""
+    """Return what identifies the source files: path relative to `root`, size in bytes, modification time in ns."""
     return [[str(f.relative_to(root)), (s := f.stat()).st_size, s.st_mtime_ns] for f in files]
 
 
 def cache_folder(root: Path, fallback: Path) -> Path:
-    """`root`/.paredown where root is a folder of ours that we may write into, else `fallback`."""
+    """Return `root`/.paredown if this user owns `root` and may write to it, else `fallback`."""
     try:
         status = root.stat()
     except FileNotFoundError:
         return fallback
-    # the mode bits are asked as well, since for the superuser every access check passes
+    # the mode bits count too, since the superuser passes every access check
     ours = status.st_uid == os.geteuid() and bool(status.st_mode & stat.S_IWUSR)
     return root / ".paredown" if ours and root.is_dir() and os.access(root, os.W_OK) else fallback
 
 
 def load(folder: Path, name: str, state: Any, decode: Callable[[], Decoded]) -> Decoded:
-    """The data set decoded from sources in `state`: from `folder`, or by `decode`, which one process at a
-    time runs.
-
-    Raises UserError where `folder` cannot be written.
-    """
+    """Load the data set whose sources are in `state` from `folder`; where it has none, call `decode` (in one process at
+    a time) and save the result. Raise UserError if `folder` is not writable."""
     from filelock import FileLock
 
     entry = folder / f"{name}-{digest([FORMAT, state])}"
@@ -79,7 +83,7 @@ def load(folder: Path, name: str, state: Any, decode: Callable[[], Decoded]) -> 
 
 
 def fingerprint(class_names: Iterable[str], parts: Iterable[Pixels]) -> str:
-    """A hash of every pixel, label and class name."""
+    """Hash every pixel, label and class name."""
     content = hashlib.sha256(json.dumps(list(class_names)).encode())
     for part in parts:
         content.update(json.dumps(part.images.shape).encode())
@@ -89,7 +93,7 @@ def fingerprint(class_names: Iterable[str], parts: Iterable[Pixels]) -> str:
 
 
 def decoded(class_names: Iterable[str], train: Pixels, test: Pixels) -> Decoded:
-    """`Decoded` with its fingerprint worked out."""
+    """Make a `Decoded`, computing its fingerprint."""
     names = tuple(class_names)
     return Decoded(names, train, test, fingerprint(names, (train, test)))
 
@@ -103,20 +107,34 @@ def _write(entry: Path, data: Decoded) -> None:
             np.save(temporary / f"{name}_labels.npy", part.labels, allow_pickle=False)
         metadata = {"class_names": data.class_names, "fingerprint": data.fingerprint}
         (temporary / METADATA).write_text(json.dumps(metadata))
+        sync_folder(temporary)
         temporary.replace(entry)
+        sync(entry.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already after the rename
+        shutil.rmtree(temporary, ignore_errors=True)  # there is none after the rename
 
 
 def _read(entry: Path) -> Decoded:
-    metadata = json.loads((entry / METADATA).read_text())
-    train, test = (
-        # copy-on-write: shared pages, yet writable as torch wants them
-        Pixels(_map(entry / f"{name}_images.npy", "c"), _map(entry / f"{name}_labels.npy", None))
-        for name in ("train", "test")
-    )
-    return Decoded(tuple(metadata["class_names"]), train, test, metadata["fingerprint"])
+    remedy = f"delete {entry}, and it is made again"
+    metadata: _Metadata = read_json(entry / METADATA, _Metadata, remedy)
+    train, test = (_pixels(entry, name, len(metadata.class_names), remedy) for name in ("train", "test"))
+    return Decoded(tuple(metadata.class_names), train, test, metadata.fingerprint)
 
 
-def _map(path: Path, mode: Any) -> NDArray[Any]:
-    return np.load(path, mmap_mode=mode, allow_pickle=False)
+def _pixels(entry: Path, name: str, classes: int, remedy: str) -> Pixels:
+    paths = [entry / f"{name}_{part}.npy" for part in ("images", "labels")]
+    # copy-on-write: pages are shared, yet writable, as torch requires
+    images, labels = _map(paths[0], "c", np.uint8, remedy), _map(paths[1], None, np.int64, remedy)
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(labels) or not labels.min() >= 0:
+        raise UserError(f"{paths[0]} and {paths[1].name} are no labelled images ({remedy})")
+    if labels.max() >= classes:
+        raise UserError(f"{paths[1]} has labels of {classes} and above ({remedy})")
+    return Pixels(images, labels)
+
+
+def _map(path: Path, mode: Any, kind: Any, remedy: str) -> NDArray[Any]:
+    with reading(path, remedy):
+        found: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
+        if found.dtype != kind:
+            raise UserError(f"{path} holds {found.dtype} ({remedy})")
+        return found

@@ -1,62 +1,108 @@
-"""Encoded images to arrays, and parquet files of them in the layout Hugging Face uses."""
+"""Decoders: images, as files, bytes or arrays, to arrays of RGB."""
 
 from __future__ import annotations
 
 import io
-import json
+import math
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paredown.data.cache import Pixels
-from paredown.errors import UserError
+from paredown.core.errors import UserError, printable
+from paredown.core.files import reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SHUFFLE = 20240229  # order of images that come sorted by class, so that no consecutive ones share a class
+SHUFFLE_SEED = 20240229  # for images stored sorted by class: neighbours should not share a class
 
 
-def open_image(source: Path | bytes, name: str) -> Image:
-    """An RGB image, fully decoded. Raises UserError naming a damaged one."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name} is not a whole image: {reason} (restore it, or take it out)") from error
+Encoded = Path | bytes | NDArray[np.uint8]  # an image file, its bytes, or pixels (H, W) or (H, W, C)
+# decoded by Pillow or a library that it links; others of its formats start programs (EPS: Ghostscript)
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+DEEP = ("I", "F")  # and I;16 and others: Pillow's modes of more than eight bits, which it clips to white
 
 
-def fit(image: Image, size: int | None) -> Image:
-    """The shorter side scaled to `size` pixels and the centre square cut out; None leaves the image alone."""
+def open_image(source: Encoded, name: str) -> Image:
+    """Decode an image as RGB, as torchvision does: without transparency, the first of several frames. Raise UserError
+    naming it if it is damaged, of none of FORMATS, larger than Pillow's limit, or has more than eight bits a channel.
+    """
     from PIL import Image
 
-    if size is None or image.size == (size, size):
+    with reading(f"image {printable(name)}", "mend it, or take it out"), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _opened(source) as image:
+            if image.mode.partition(";")[0] in DEEP:
+                raise UserError(
+                    f"image {printable(name)} has more than 8 bits a channel (Pillow's mode {image.mode}): convert it "
+                    f"to 8 bits, so that its levels are scaled as you want them"
+                )
+            return image.convert("RGB")
+
+
+@cache
+def _formats() -> list[str]:
+    """Return those of FORMATS that the installed Pillow reads: AVIF came late."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _opened(source: Encoded) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(f"it is damaged, or of none of the formats {', '.join(_formats())}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"it has more than the {Image.MAX_IMAGE_PIXELS:,} pixels that are safe to decode") from error
+
+
+def centre(image: Image, scaled: tuple[int, int], size: tuple[int, int]) -> Image:
+    """Scale `image` to cover the height and width `scaled` and cut `size` from its centre: the evaluation's transform.
+    The script that ships with an export (`export/usage.py`) does the same without this package."""
+    covering = cover(image, scaled)
+    left, top = (scaled[1] - size[1]) // 2, (scaled[0] - size[0]) // 2
+    return covering if scaled == size else covering.crop((left, top, left + size[1], top + size[0]))
+
+
+def cover(image: Image, size: tuple[int, int]) -> Image:
+    """Scale `image` until it just covers the height and width `size`, and cut these from its centre."""
+    from PIL import Image
+
+    height, width = size
+    if image.size == (width, height):
         return image
-    scale = size / min(image.size)
-    wide, tall = (max(size, round(side * scale)) for side in image.size)
-    left, top = (wide - size) // 2, (tall - size) // 2
+    scale = max(width / image.width, height / image.height)
+    wide, tall = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    if wide * tall > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise UserError(f"an image of {image.width}x{image.height} pixels is too thin to be scaled to {width}x{height}")
+    left, top = (wide - width) // 2, (tall - height) // 2
     scaled = image.resize((wide, tall), Image.Resampling.BILINEAR)
-    return scaled.crop((left, top, left + size, top + size))
+    return scaled.crop((left, top, left + width, top + height))
 
 
-def decode(sources: Sequence[Path | bytes], names: Sequence[str], size: int | None) -> NDArray[np.uint8]:
-    """All images as (n, H, W, 3) uint8. Raises UserError for a damaged image, or one of another size than
+def decode(sources: Sequence[Encoded], names: Sequence[str], size: int | None) -> NDArray[np.uint8]:
+    """Decode all images to (n, H, W, 3) uint8. Raise UserError for a damaged image, and for one of another size than
     the first.
 
-    In one thread: for images this small PIL holds the interpreter most of the time, and threads made it
-    slower.
+    Single-threaded: for small images PIL holds the interpreter lock most of the time, and threads were slower.
     """
     out: NDArray[np.uint8] | None = None
     for index, (source, name) in enumerate(zip(sources, names, strict=True)):
-        pixels = np.asarray(fit(open_image(source, name), size))
+        with reading(name, "take it out"):
+            pixels = np.asarray(_scaled(open_image(source, name), size))
         if out is None:
-            out = np.empty((len(sources), *pixels.shape), np.uint8)
+            out = _space(len(sources), pixels.shape)
         if pixels.shape != out.shape[1:]:
             (height, width), (first_height, first_width) = pixels.shape[:2], out.shape[1:3]
             raise UserError(
@@ -69,69 +115,21 @@ def decode(sources: Sequence[Path | bytes], names: Sequence[str], size: int | No
     return out
 
 
-def arrange(labels: Sequence[int], names: Sequence[str]) -> list[int]:
-    """One order for the same images, however they were stored: by label and file name, then shuffled."""
-    order = sorted(range(len(labels)), key=lambda i: (labels[i], Path(names[i]).name))
-    return [order[i] for i in np.random.RandomState(SHUFFLE).permutation(len(order))]
+def _scaled(image: Image, size: int | None) -> Image:
+    return image if size is None else cover(image, (size, size))
 
 
-def find_parquet(root: Path, *splits: str) -> list[Path]:
-    """The parquet files of the first of `splits` that has any: `train.parquet` or `train-*.parquet`, in
-    `root` or one folder below it."""
-    for split in splits:
-        for folder in ("", "*/"):
-            if files := sorted([*root.glob(f"{folder}{split}.parquet"), *root.glob(f"{folder}{split}-*.parquet")]):
-                return files
-    return []
-
-
-def read_parquet(files: Sequence[Path], labels: Sequence[str], size: int | None = None) -> tuple[Pixels, list[str]]:
-    """The images of parquet `files` and, where the files say, the names of their classes.
-
-    The columns: `img` or `image` (struct of `bytes` and `path`), and the first of `labels` that is there.
-    Raises UserError naming a file that is damaged or has other columns.
-    """
-    encoded: list[bytes] = []
-    names: list[str] = []
-    paths: list[str] = []
-    targets: list[int] = []
-    class_names: list[str] = []
-    for file in files:
-        table = _read_table(file)
-        image = _column(file, table, ("img", "image"))
-        target = _column(file, table, labels)
-        rows = table[image].to_pylist()
-        encoded += [row["bytes"] for row in rows]
-        paths += [row["path"] or "" for row in rows]
-        names += [f"{file}, row {number} {row['path'] or ''}".rstrip() for number, row in enumerate(rows)]
-        targets += table[target].to_pylist()
-        class_names = class_names or _class_names(table, target)
-    if any(not isinstance(target, int) or target < 0 for target in targets):
-        raise UserError(f"{files[0].parent}: some images have no label (labels are whole numbers from 0)")
-    order = arrange(targets, paths)
-    pixels = decode([encoded[i] for i in order], [names[i] for i in order], size)
-    return Pixels(pixels, np.asarray(targets, np.int64)[order]), class_names
-
-
-def _read_table(file: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
+def _space(count: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
-        return pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file} is not a whole parquet file: {reason} (fetch it again)") from error
+        return np.empty((count, *shape), np.uint8)
+    except MemoryError as error:
+        height, width = shape[:2]
+        raise UserError(
+            f"{count:,} images of {width}x{height} pixels do not fit into memory: dataset.size=N scales them down"
+        ) from error
 
 
-def _column(file: Path, table: Any, options: Sequence[str]) -> str:
-    for option in options:
-        if option in table.column_names:
-            return option
-    raise UserError(f"{file} has columns {', '.join(table.column_names)}, but none named {' or '.join(options)}")
-
-
-def _class_names(table: Any, target: str) -> list[str]:
-    metadata = (table.schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    return features.get(target, {}).get("names", [])
+def arrange(labels: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Return an order that does not depend on how the images were stored: by label and file name, then shuffled."""
+    order = sorted(range(len(labels)), key=lambda i: (labels[i], Path(names[i]).name))
+    return [order[i] for i in np.random.RandomState(SHUFFLE_SEED).permutation(len(order))]

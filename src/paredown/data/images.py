@@ -1,32 +1,46 @@
-"""What every data set of images shares: splits, loaders, and a key that says what a training sees."""
+"""The base class of image data sets: splits, loaders, and a key of all that training sees."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval, Predicate
 from numpy.typing import NDArray
+from torch import Tensor
 
-from paredown.data.augment import Augmentation, Normalisation
+from paredown.core.constraints import Positive, Rule, checked, make
+from paredown.core.errors import UserError, nearest
+from paredown.core.files import typed_path
+from paredown.core.keys import digest
+from paredown.core.paths import is_plain
+from paredown.data.augment.pipeline import Augmentation, Normalisation
 from paredown.data.cache import Decoded, cache_folder, load
-from paredown.data.loaders import EvalLoader, Images, MemoryImages, TrainLoader
-from paredown.data.splits import split
-from paredown.errors import UserError, nearest
-from paredown.plan import digest
+from paredown.data.decode import centre, open_image
+from paredown.data.loaders import Batch, EvalLoader, Images, MemoryImages, TrainLoader
+from paredown.data.splits import sample_per_class, split
 
 Split = Literal["train", "val", "test"]
+HeldOut = Annotated[
+    int | float,
+    Predicate(lambda value: value >= 0 and (value < 1 or isinstance(value, int))),
+    Rule("a count, or a fraction below 1; 0 holds out none"),
+]
+SplitSeed = Annotated[int, Interval(ge=0, lt=2**32), Rule("from 0 to 2**32 - 1")]
+Classes = Annotated[int, Ge(2), Rule("at least 2; null keeps all")]
+Kept = Annotated[float, Interval(gt=0, le=1), Rule("in (0, 1]: 0.2 keeps a fifth of the training images")]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """An opened data set; `fingerprint` names its images and labels, `input_shape` is (channels, height,
-    width)."""
+    """An opened data set: `input_shape` is (channels, height, width), `fingerprint` a hash of images and labels."""
 
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
@@ -35,52 +49,61 @@ class Contents:
     fingerprint: str
 
 
-class ImageData(ABC):
-    """Labelled images with a training, a validation and a test split; `prepare()` opens them.
+class MissingImages(UserError):
+    """A data set that is not where it is looked for: `what` is not in `root`, and in which `ways` it can be had."""
 
-    `root` null means $PAREDOWN_DATA/<name>, or ./data/<name>. `validation` is a count, or a fraction below
-    1, of the training images, held out by class with `split_seed`; 0 holds out none. `fraction` in (0, 1]
-    keeps that part of the other training images, nested. `classes` keeps the first so many classes. `mean`
-    and `std` are per channel, of images in [0, 1]. Raises UserError.
+    def __init__(self, what: str, root: Path, ways: str) -> None:
+        super().__init__(f"no {what} in {root}{'' if root.is_dir() else ' (there is no such folder)'}: {ways}")
+
+
+class ImageData(ABC):
+    """Labelled images with a training, a validation and a test split; `prepare()` opens and splits them.
+
+    `root` null means $PAREDOWN_DATA/<name>, or ./data/<name>. `validation` is a count, or a fraction below 1, of the
+    training images, held out class by class with `split_seed`; 0 holds out none. `fraction` in (0, 1] keeps that part
+    of the other training images, nested. `classes` keeps the first that many classes. `mean` and `std` are per channel,
+    of images in [0, 1]. Raises UserError for values out of range.
     """
 
+    @checked("dataset")
     def __init__(
         self,
         *,
         name: str,
         mean: Sequence[float],
-        std: Sequence[float],
-        root: str | None = None,
-        cache: str = "outputs/cache",
-        validation: float = 0.1,
-        split_seed: int = 0,
-        fraction: float = 1.0,
-        classes: int | None = None,
+        std: Sequence[Positive],
+        root: str | Path | None = None,
+        cache: str | Path = "outputs/cache",
+        validation: HeldOut = 0.1,
+        split_seed: SplitSeed = 0,
+        fraction: Kept = 1.0,
+        classes: Classes | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_split(validation, fraction, split_seed, classes)
-        _check_channels(mean, std)
+        if len(mean) != len(std):
+            raise UserError(f"dataset.mean={list(mean)} and dataset.std={list(std)} need one number per channel")
+        if "/" in name or not is_plain(name):  # it names folders of the cache
+            raise UserError(f"dataset.name={name!r} is no name of a folder")
         self.name: str = name
         self.mean, self.std = tuple(mean), tuple(std)
-        self.root = Path(root or Path(os.environ.get("PAREDOWN_DATA", "data")) / name).expanduser().absolute()
-        self.cache = Path(cache).absolute()
+        self.root = typed_path(root or Path(os.environ.get("PAREDOWN_DATA", "data")) / name).absolute()
+        self.cache = typed_path(cache).absolute()
         self.validation, self.split_seed, self.fraction, self.classes = (
             validation,
             split_seed,
             fraction,
             classes,
         )
-        self.augmentation = _augmentation(augment or {})
+        self.augmentation = make(Augmentation, augment or {}, "dataset.augment")
         self._splits: dict[str, tuple[Images, NDArray[np.int64]]] | None = None
 
     @abstractmethod
     def open(self) -> Contents:
-        """Find the images, and read what must be read. Raises UserError that says how to get what is
-        missing."""
+        """Find the images and read what is needed. Raise UserError saying how to get what is missing."""
 
     def cached(self, state: Any, decode: Callable[[], Decoded]) -> Contents:
-        """The contents of a small set: decoded from sources in `state` by `decode`, unless a cache holds
-        them."""
+        """Return the contents of a data set that fits into memory, from the cache; `decode` makes them where the cache
+        has none for sources in this `state`."""
         data = load(cache_folder(self.root, self.cache), self.name, state, decode)
         _, height, width, channels = data.train.images.shape
         if data.test.images.shape[1:] != data.train.images.shape[1:]:
@@ -89,10 +112,13 @@ class ImageData(ABC):
         return Contents(data.class_names, (channels, height, width), train, test, data.fingerprint)
 
     def prepare(self) -> None:
-        """Open the data set and split it; fast where a cache exists. Safe in several processes at once."""
+        """Open the data set and split it. Safe in several processes at once, and fast where a cache exists."""
         if self._splits is not None:
             return
-        contents = self.open()
+        self.take(self.open())
+
+    def take(self, contents: Contents) -> None:
+        """Split `contents`, which are those of this data set."""
         self.input_shape = contents.input_shape
         self.class_names = contents.class_names[: self.classes]
         self.num_classes = len(self.class_names)
@@ -117,7 +143,7 @@ class ImageData(ABC):
             "augmentation": self.augmentation,
             "mean": self.mean,
             "std": self.std,
-        }
+        }  # a new setting goes in only where it is not at its default
 
     def _check(self, contents: Contents) -> None:
         if self.classes is not None and self.classes > len(contents.class_names):
@@ -137,14 +163,27 @@ class ImageData(ABC):
 
     @property
     def eval_splits(self) -> list[Split]:
-        """What is evaluated after an epoch, in order: "val" where any image is held out, then "test"."""
+        """The splits evaluated after an epoch, in order: "val" where any image is held out, then "test"."""
         self.prepare()
         return ["val", "test"] if self.sizes["val"] else ["test"]
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """The height and width that evaluation scales an image to cover, before it cuts the input's from its centre."""
+        return self._split("test")[0].scaled
+
+    def evaluated(self, path: Path) -> Tensor:
+        """Return the image file `path` as evaluation shows it to the network, (C, H, W) float32."""
+        self.prepare()
+        channels, height, width = self.input_shape
+        image = centre(open_image(path, str(path)), self.scaled, (height, width))
+        pixels = np.array(image.convert("L") if channels == 1 else image).reshape(1, height, width, channels)
+        return Normalisation(self.mean, self.std, torch.device("cpu"))(torch.from_numpy(pixels))[0]
 
     def train_loader(
         self, batch_size: int, seed: int, device: torch.device | str, rank: int = 0, world: int = 1
     ) -> TrainLoader:
-        """Shuffled and augmented training batches of rank `rank` of `world`; `batch_size` is global."""
+        """Return shuffled and augmented training batches of rank `rank` of `world`; `batch_size` is global."""
         return self.chosen_loader("train", batch_size, seed, device, rank, world, augmented=True)
 
     def chosen_loader(
@@ -160,15 +199,42 @@ class ImageData(ABC):
         passes: int = 1,
         augmented: bool = False,
     ) -> TrainLoader:
-        """Batches of any split to learn from: shuffled, `passes` times in an epoch, all of it or a random choice of
-        `images` that `split_seed` fixes."""
+        """Return shuffled batches of `split`, or of `images` of it drawn at random by `split_seed`. An epoch has every
+        image `passes` times, not augmented by default."""
         augmentation = self.augmentation if augmented else Augmentation()
         stored, rows, normalisation, place = self._parts(split, images, device, rank, world)
         rows = np.tile(rows, passes)
         return TrainLoader(stored, rows, augmentation, normalisation, batch_size=batch_size, seed=seed, **place)
 
+    def balanced(
+        self,
+        split: Split,
+        per_class: int,
+        draws: int,
+        seed: int,
+        device: torch.device | str,
+        *,
+        chunk: int | None = None,
+    ) -> Iterator[Batch]:
+        """Return `draws` class-balanced samples of `split`, augmented as in training, in batches of `chunk` images.
+
+        A sample is the first `per_class` images of each class under a permutation fixed by `seed` and its number,
+        sorted by class; its last batch may be smaller, and None makes it one batch. Samples may overlap.
+        Raise UserError naming a class that has fewer images.
+        """
+        seeds = [int(digest([seed, draw])[:8], 16) for draw in range(draws)]
+        return chain.from_iterable([self._sample(split, per_class, seed, device, chunk) for seed in seeds])
+
+    def _sample(
+        self, split: Split, per_class: int, seed: int, device: torch.device | str, chunk: int | None
+    ) -> TrainLoader:
+        stored, rows, normalisation, place = self._parts(split, None, device, rank=0, world=1)
+        rows = rows[sample_per_class(stored.labels[rows], self.class_names, per_class, seed)]
+        place |= {"batch_size": chunk or len(rows), "seed": seed, "min_images": 1, "shuffle": False}
+        return TrainLoader(stored, rows, self.augmentation, normalisation, **place)
+
     def chosen(self, split: Split, images: int | None) -> NDArray[np.int64]:
-        """Which of the images of `split`, counted from 0: `images` at random by `split_seed`, rising; None: all."""
+        """Return the positions in `split` of `images` images drawn at random by `split_seed`, sorted; None: of all."""
         count = self.sizes[split]
         # RandomState, because numpy promises its streams never change
         return np.sort(np.random.RandomState(self.split_seed).permutation(count)[: count if images is None else images])
@@ -183,7 +249,8 @@ class ImageData(ABC):
         *,
         images: int | None = None,
     ) -> EvalLoader:
-        """The images of `split` as they are, all or those `chosen`; `batch_size` is that of one rank."""
+        """Return batches of `split`, or of `images` of it drawn at random by `split_seed`, in order and not augmented.
+        `batch_size` is that of one rank."""
         stored, rows, normalisation, place = self._parts(split, images, device, rank, world)
         return EvalLoader(stored, rows, normalisation, batch_size=batch_size, **place)
 
@@ -200,38 +267,3 @@ class ImageData(ABC):
         if name not in self._splits:
             raise UserError(f"no split {name!r}: {nearest(name, self._splits)}")
         return self._splits[name]
-
-
-def check_numbers(kind: type[int | float], **settings: Any) -> None:
-    """Raises UserError for the first of the dataset's `settings` that is not a number, or not a whole one (`int`)."""
-    allowed = (int,) if kind is int else (int, float)
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, allowed):
-            raise UserError(f"dataset.{name}={value!r} is not a {'whole ' if kind is int else ''}number")
-
-
-def _check_split(validation: float, fraction: float, seed: int, classes: int | None) -> None:
-    check_numbers(int, split_seed=seed, classes=2 if classes is None else classes)
-    check_numbers(float, fraction=fraction, validation=validation)
-    if not 0 < fraction <= 1:
-        raise UserError(f"dataset.fraction={fraction!r} is not in (0, 1] (0.2 keeps a fifth of the training images)")
-    if validation < 0 or (isinstance(validation, float) and validation >= 1):
-        raise UserError(f"dataset.validation={validation!r} is neither a count nor a fraction below 1 (0: none)")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"dataset.split_seed={seed!r} is not between 0 and 2**32 - 1")
-    if classes is not None and classes < 2:
-        raise UserError(f"dataset.classes={classes!r} is below 2 (null keeps all)")
-
-
-def _check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
-    numbers = all(isinstance(value, int | float) for value in [*mean, *std])
-    if not numbers or len(mean) != len(std) or min(std) <= 0:
-        raise UserError(f"dataset.mean={list(mean)} and dataset.std={list(std)} need one number per channel, std > 0")
-
-
-def _augmentation(values: Mapping[str, Any]) -> Augmentation:
-    known = ("policy", "crop", "flip", "cutout")
-    for key in values:
-        if key not in known:
-            raise UserError(f"no augmentation {key!r} in dataset.augment: {nearest(str(key), known)}")
-    return Augmentation(**values)

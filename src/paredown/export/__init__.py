@@ -1,1 +1,1 @@
-"""From a trained network to files that ship, each with a certificate that it computes the same."""
+"""Export of trained networks to files, each with a certificate of equivalence."""

@@ -1,4 +1,4 @@
-"""The formats of an exported network: how each is written, and what is needed to run and count it."""
+"""The formats of an exported network: the interface to write, read, run and count each of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from paredown.errors import UserError
-from paredown.plan import Network
+from paredown.core.errors import UserError, nearest
+from paredown.core.network import Network
 
-FORMATS = {"torch": "torch", "program": "model.pt2", "onnx": "model.onnx"}  # where each lies in the export's folder
-EXAMPLE = 2  # images of the batch that is traced: one would be taken for a constant
+EXPORT_AGAIN = "export the run again"
+FORMATS = {"torch": "torch", "program": "model.pt2", "onnx": "model.onnx"}  # paths in the export's folder
+QUANTIZED = {"int8": "model.int8.onnx"}  # ONNX files that round what was trained
+FILES = FORMATS | QUANTIZED
+EXAMPLE = 2  # batch size for tracing: torch.export specialises on a batch of 1
 Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is written: the trained `network`, the `module` it is deployed as, on the CPU, the `choices` that
-    `execution.build` makes this from, and the `facts` a user of the file needs (classes, mean, std, input ...)."""
+    """A network to export: the trained `network`, its deployed `module` on the CPU, the `choices` from which
+    `runtime.optimise.build` makes that module, and the metadata `facts` for users (classes, mean, std, input ...)."""
 
     network: Network
     module: nn.Module
@@ -30,14 +33,14 @@ class Source:
     facts: Facts
 
     def example(self) -> Tensor:
-        """Images to trace with."""
+        """Return images to trace with."""
         return torch.zeros(EXAMPLE, *self.network.input_shape)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file that was read: `run` maps images (B, C, H, W) float32 to logits (B, classes); `macs` are the multiply-adds
-    one image costs, zeros too, `active_macs` those by weights that are not zero, `weight_bytes` what tensors take."""
+    """A loaded file: `run` maps images (B, C, H, W) float32 to logits (B, classes); `macs` are all multiply-adds for
+    one image, `active_macs` those by non-zero weights, `weight_bytes` the size of the tensors."""
 
     run: Callable[[Tensor], Tensor]
     macs: int
@@ -47,29 +50,30 @@ class Loaded:
 
 
 class Format(Protocol):
-    """One of the modules below."""
+    """Interface of the modules `torch_file`, `program_file` and `onnx_file`."""
 
     def write(self, source: Source, path: Path, opset: int | None = None) -> None:
-        """Write `source` to `path`. UserError where the format cannot hold it."""
+        """Write `source` to `path`. Raise UserError if the format cannot represent it."""
         ...
 
     def load(self, path: Path) -> Loaded:
-        """Read what `write` wrote. UserError for a file that is damaged or of another kind."""
+        """Read a file written by `write`. Raise UserError for a damaged file or one of another kind."""
         ...
 
 
 def format_of(name: str) -> Format:
-    """The module that writes and reads the format `name`, a key of FORMATS."""
+    """Return the module that writes and reads the format `name`. Raise UserError for one that is no key of FORMATS."""
+    if name not in FORMATS:
+        raise UserError(f"no format {name!r}: {nearest(name, FORMATS)}")
     module: Any = import_module(f"paredown.export.{name}_file")
     return module
 
 
+def reader_of(name: str) -> Format:
+    """Return the module that reads the file `name`, a key of FILES."""
+    return format_of("onnx" if name in QUANTIZED else name)
+
+
 def size(path: Path) -> int:
-    """Bytes on disk of a file, or of all files in a folder."""
+    """Return the bytes on disk of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
-
-
-def damaged(path: Path, error: Exception) -> UserError:
-    """What to say of a file that cannot be read."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"{path} holds no readable network: {reason[:160]}")

@@ -1,4 +1,4 @@
-"""The folder of an export: what lies in it besides the networks, and how it gets to MLflow."""
+"""The folder of an export: certificate, README and usage script, and their upload to MLflow."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paredown.blueprint import write_text
-from paredown.errors import UserError
+from paredown.core.errors import UserError
+from paredown.core.files import write_text
 from paredown.export import certificate
 from paredown.export.certificate import Certificate
-from paredown.export.files import FORMATS
+from paredown.export.files import FILES, QUANTIZED
+from paredown.results.find import Trained
 from paredown.tracking.client import connect, outages_as, public
 from paredown.tracking.view import CERTIFIED
-from paredown.trained import Trained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import Model
 
 USAGE, README, MLMODEL = "usage.py", "README.md", "MLmodel"
-ARTIFACTS = "export"  # where it lies among a run's artifacts
-CONTENTS = {"torch": "for paredown", "program": "for torch alone", "onnx": "for onnxruntime and whatever reads ONNX"}
+ARTIFACTS = "export"  # path among a run's artifacts
+CONTENTS = {"torch": "for paredown", "program": "for torch alone", "onnx": "for onnxruntime and other ONNX runtimes"}
+CONTENTS |= {"int8": "the same in 8 bits, rounded"}
 
 
 def clear(place: Path) -> None:
-    """An empty folder, but for what is not ours. UserError where it cannot be made."""
+    """Create the folder and delete the files of an earlier export, no others. Raise UserError if that fails."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for name in (*FORMATS.values(), USAGE, README, MLMODEL, certificate.NAME):
+        for name in (*FILES.values(), USAGE, README, MLMODEL, certificate.NAME):
             path = place / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except OSError as error:
@@ -40,7 +41,7 @@ def complete(place: Path, made: Certificate, name: str) -> None:
     """Add the certificate, usage.py and README.md to the networks in `place`."""
     write_text(place / certificate.NAME, json.dumps(made.data(), indent=1))
     shutil.copyfile(Path(__file__).with_name(USAGE), place / USAGE)
-    files = "\n".join(f"* `{FORMATS[one]}`: {CONTENTS[one]}" for one in made.entries)
+    files = "\n".join(f"* `{FILES[one]}`: {CONTENTS[one]}" for one in made.entries)
     classify = "    python usage.py IMAGE [IMAGE ...]"
     facts = "Class names, normalisation and input size are inside each file; `usage.py` shows how to read them."
     verdict = "" if made.equal else "**Not equal to the trained network: do not ship it.**\n\n"
@@ -49,8 +50,8 @@ def complete(place: Path, made: Certificate, name: str) -> None:
 
 
 def record(place: Path, made: Certificate, trained: Trained, register: str | None) -> str | None:
-    """Log the certificate to the run and tag it `certified`, where there is a run. With `register`, log the whole
-    folder and make it a version of that name in the registry; returns its number. UserError where MLflow refuses."""
+    """Log the certificate to the run, if there is one, and tag it `certified`. With `register`, log the whole folder,
+    make it a version of that name in the registry and return its number. Raise UserError if MLflow fails."""
     if not (trained.uri and trained.run_id):
         return None
     with outages_as(UserError, f"{public(trained.uri)} does not take the certificate: "):
@@ -85,7 +86,8 @@ def _version(client: MlflowClient, name: str, made: Certificate, run_id: str) ->
 
 
 def _describe(place: Path, made: Certificate, run_id: str) -> None:
-    """MLflow's description of a model: one flavour for each file; the ONNX one is what `mlflow.pyfunc` runs."""
+    """Write the MLmodel file with one flavour per exported file; `mlflow.pyfunc` runs the ONNX one, in 8 bits where
+    there is such."""
     import numpy
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -94,18 +96,19 @@ def _describe(place: Path, made: Certificate, run_id: str) -> None:
     inputs = Schema([TensorSpec(kind, (-1, *made.about["input"]), "images")])
     outputs = Schema([TensorSpec(kind, (-1, made.about["classes"]), "logits")])
     model = Model(run_id=run_id, signature=ModelSignature(inputs, outputs), metadata={"certified": made.equal})
+    served = next((name for name in (*QUANTIZED, "onnx") if name in made.entries), None)
     for name in made.entries:
-        if name == "onnx":
-            _add_onnx(model)
+        if name == served:
+            _add_onnx(model, FILES[name])
         else:
-            model.add_flavor(f"paredown.{name}", data=FORMATS[name], format=name)
+            model.add_flavor(f"paredown.{name}", data=FILES[name], format=name)
     model.save(place / MLMODEL)
 
 
-def _add_onnx(model: Model) -> None:
+def _add_onnx(model: Model, file: str) -> None:
     import onnx
     from mlflow import pyfunc
 
     settings: dict[str, Any] = {"providers": ["CPUExecutionProvider"], "onnx_session_options": None, "code": None}
-    pyfunc.add_to_model(model, loader_module="mlflow.onnx", data=FORMATS["onnx"])
-    model.add_flavor("onnx", onnx_version=onnx.__version__, data=FORMATS["onnx"], **settings)
+    pyfunc.add_to_model(model, loader_module="mlflow.onnx", data=file)
+    model.add_flavor("onnx", onnx_version=onnx.__version__, data=file, **settings)

@@ -1,74 +1,85 @@
-"""What is asked of an export, as typed after src/export.py."""
+"""The request of an export, as typed after src/export.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from paredown.command import number, settings, several
-from paredown.errors import UserError, nearest
+from paredown.core import requests
+from paredown.core.constraints import Before, Checked, Count, NonNegative
+from paredown.core.errors import UserError
+from paredown.core.progress import Mode, mode_of
+from paredown.core.requests import Folder, Listed
+from paredown.core.trust import Name
 
-FORMATS = ("torch", "program", "onnx")
-DEPLOYS = ("auto", "plain")
-SPLITS = ("val", "test")
-KNOWN = (
-    *("run", "format", "output", "folder", "tracking.uri", "deploy", "batch", "threads", "opset", "tolerance"),
-    *("split", "dataset", "dataset.root", "register", "verify"),
-)
+Format = Literal["torch", "program", "onnx"]
+CALIBRATION, MAX_DROP = 256, 1.0
+OLDEST_INT8 = 13  # the first opset with a scale for each channel
 
 
 @dataclass(frozen=True)
-class Request:
-    """The `run` to export (an MLflow run id or a folder) into `folder`, as which `formats`.
+class Request(Checked):
+    """The `run` to export (an MLflow run id or a folder) into `folder`, in each `format`.
 
     `deploy`: 'auto' times which form of each layer is fastest, for `batch` images at once, 'plain' does not. `split`
-    None: val, else test. `dataset` names the images where the run does not, `root` where they lie now. `register`: a
-    name in MLflow's registry. `tolerance`: the largest difference of a logit, as a share of the largest logit; its
-    default is what fp32 loses where batch norm and factors are folded, with room. `verify`: the folder of an earlier
-    export to be checked again, instead of a run.
+    None: val, else test. `dataset` names the images where the run does not, `root` their folder. `register`: a name in
+    MLflow's registry. `tolerance`: the largest difference of a logit, as a share of the largest logit; its default
+    leaves room above what fp32 loses where batch norm and factors are folded. `verify`: the folder of an earlier
+    export to check again, instead of a run. `quantize` adds a file in 8 bits made of the ONNX one, calibrated on
+    `calibration` training images, which may lose at most `max_drop` points of top-1. An ONNX file is timed for about
+    `seconds` on each number of threads. `trust`: what a `_target_` may name besides the project's own, see
+    `core.trust`. `progress`: what is shown of the work.
     """
 
     run: str = ""
-    formats: tuple[str, ...] = FORMATS
-    output: Path = Path("outputs")
-    uri: str | None = None
-    folder: Path | None = None
-    deploy: str = "auto"
-    batch: int = 32
-    threads: int | None = None
-    opset: int | None = None
-    tolerance: float = 1e-4
-    split: str | None = None
+    format: Annotated[tuple[Format, ...], Listed] = ("torch", "program", "onnx")
+    output: Folder = Path("outputs")
+    uri: str | None = field(default=None, metadata={"key": "tracking.uri"})
+    folder: Folder | None = None
+    deploy: Literal["auto", "plain"] = "auto"
+    batch: Count = 32
+    threads: Count | None = None
+    opset: Count | None = None
+    tolerance: NonNegative = 1e-4
+    split: Literal["val", "test"] | None = None
     dataset: str | None = None
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"key": "dataset.root"})
     register: str | None = None
-    verify: Path | None = None
+    verify: Folder | None = None
+    quantize: Literal["int8"] | None = None
+    calibration: Count = CALIBRATION
+    max_drop: NonNegative = MAX_DROP
+    seconds: NonNegative = 2.0
+    trust: Annotated[tuple[Name, ...], Listed] = ()
+    progress: Annotated[Mode, Before(mode_of)] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.run) == bool(self.verify):
+            both = ", not both" if self.run else ""
+            raise UserError(f"export what? give run=ID (or a folder), or verify=FOLDER of an earlier export{both}")
+        self._require_quantisable()
+
+    def _require_quantisable(self) -> None:
+        if not self.quantize:
+            if (self.calibration, self.max_drop) != (CALIBRATION, MAX_DROP):
+                raise UserError("calibration= and max_drop= are of quantize=int8: add it, or leave them out")
+            return
+        if self.verify:
+            raise UserError("quantize=int8 goes with run=: verify= looks at the files that are there, int8 too")
+        if "onnx" not in self.format:
+            raise UserError("quantize=int8 is made of the ONNX file: add onnx to format=, or leave format out")
+        require_int8_opset(self.opset)
+
+
+def require_int8_opset(opset: int | None) -> None:
+    """Raise UserError for an `opset` without scales per channel."""
+    if opset is not None and opset < OLDEST_INT8:
+        raise UserError(f"quantize=int8 needs opset={OLDEST_INT8} or later for a scale per channel")
 
 
 def parse(words: Sequence[str]) -> Request:
-    """The request of `words`. UserError for whatever is wrong with them."""
-    given = settings(words, KNOWN)
-    if ("run" in given) == ("verify" in given):
-        both = ", not both" if "run" in given else ""
-        raise UserError(f"export what? give run=ID (or a folder), or verify=FOLDER of an earlier export{both}")
-    values: dict[str, Any] = {name: given[name] for name in ("run", "dataset", "register") if name in given}
-    values |= {name: Path(given[name]).expanduser() for name in ("output", "folder", "verify") if name in given}
-    values |= {new: given[old] for old, new in (("tracking.uri", "uri"), ("dataset.root", "root")) if old in given}
-    values |= {name: number(name, given[name], int, 1) for name in ("batch", "threads", "opset") if name in given}
-    if "tolerance" in given:
-        values["tolerance"] = number("tolerance", given["tolerance"], float)
-    for name, allowed in (("deploy", DEPLOYS), ("split", SPLITS)):
-        if name in given:
-            values[name] = choice(name, given[name], allowed)
-    if "format" in given:
-        values["formats"] = tuple(choice("format", part, FORMATS) for part in several(given["format"]))
-    return Request(**values)
-
-
-def choice(name: str, value: str, allowed: Sequence[str]) -> str:
-    """`value`, one of `allowed`. UserError for another."""
-    if value not in allowed:
-        raise UserError(f"unknown {name} {value!r}: {nearest(value, allowed)}")
-    return value
+    """Return the request of `words`. Raise UserError for whatever is wrong with them."""
+    return requests.parse(Request, words)

@@ -1,4 +1,4 @@
-"""The certificate in the terminal."""
+"""The certificate as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paredown.export.work import Exported
 
 
 def show(made: Exported, name: str | None) -> None:
-    """Print the table, what it was measured on, and where the files are."""
+    """Print the certificate's table, what it was measured on, and the paths of the files."""
     head, *rows = made.certificate.rows()
     table = Table()
     for index, title in enumerate(head):
@@ -25,7 +25,7 @@ def show(made: Exported, name: str | None) -> None:
             console.print(
                 f"{format}: {idle:,} multiply-adds are by weights that are zero and save no time", highlight=False
             )
-    said = [made.certificate.words(), f"files    {made.folder}", f"try      python {made.folder / USAGE} IMAGE"]
-    said += [f"MLflow   models:/{name}/{made.version}"] if made.version else []
-    for line in said:
+    lines = [made.certificate.words(), f"files    {made.folder}", f"try      python {made.folder / USAGE} IMAGE"]
+    lines += [f"MLflow   models:/{name}/{made.version}"] if made.version else []
+    for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

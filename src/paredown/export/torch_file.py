@@ -1,28 +1,42 @@
-"""A folder of architecture.json and weights.safetensors: the network as trained, zeros left out, and how it runs."""
+"""The format `torch`: a folder of architecture.json and weights.safetensors with the trained network, its zeros
+removed, and the backends it runs with."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paredown import blueprint, execution
+from paredown.core import blueprint
+from paredown.core.bounds import bounded
+from paredown.core.errors import UserError
+from paredown.core.files import read_plain, reading, write_tensors, write_text
+from paredown.core.modes import hooked
+from paredown.core.network import Network
 from paredown.cost.executed import executed
-from paredown.errors import UserError
-from paredown.execution.blocked import SparseConv2d
-from paredown.export.files import Loaded, Source, damaged
-from paredown.export.packing import pack, unpack
-from paredown.plan import Network
+from paredown.export.files import EXPORT_AGAIN, Loaded, Source
+from paredown.runtime.blocked_layers import SparseConv2d
+from paredown.runtime.optimise import build
+from paredown.runtime.pixel_layers import PixelConv2d
+from paredown.store.packing import pack, unpack
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """What an export's architecture.json holds beyond a state's."""
+
+    packed: dict[str, list[int]]
+    execution: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def write(source: Source, path: Path, opset: int | None = None) -> None:
-    """The weights as they were trained, from which `execution.build` makes what runs: its choices lie beside them."""
+    """Write the trained weights and the choices with which `runtime.optimise.build` makes the deployed module."""
     network = source.network
     weights, shapes = pack({name: value.detach().cpu() for name, value in network.module.state_dict().items()})
     data = {
@@ -35,55 +49,50 @@ def write(source: Source, path: Path, opset: int | None = None) -> None:
         "facts": source.facts,
     }
     path.mkdir(exist_ok=True)
-    save_file(weights, path / blueprint.WEIGHTS)
-    blueprint.write_text(path / blueprint.ARCHITECTURE, json.dumps(data, indent=1))
+    write_tensors(path / blueprint.WEIGHTS, weights)
+    write_text(path / blueprint.ARCHITECTURE, json.dumps(data, indent=1))
 
 
 def load(path: Path) -> Loaded:
-    """See `files.Format`."""
+    """Load an exported folder; see `files.Format`."""
     data, weights = _read(path)
     module = _module(path, data, weights)
-    macs, active = _macs(module, torch.zeros(1, *data["input_shape"]))
+    with reading(path, EXPORT_AGAIN):
+        macs, active = _macs(module, torch.zeros(1, *data["input_shape"]))
     return Loaded(module, macs, active, sum(tensor.nbytes for tensor in weights.values()), data["facts"])
 
 
 def load_module(path: Path | str) -> nn.Module:
-    """The network in the exported folder `path`, in eval mode, in the forms that were chosen for it: images (B, C, H,
-    W) to logits. UserError for a folder that holds none."""
+    """Load the network in the exported folder `path` with its chosen backends, in eval mode: a module from images
+    (B, C, H, W) to logits. Raise UserError for a folder without one."""
     return _module(Path(path), *_read(Path(path)))
 
 
 def _macs(module: nn.Module, image: Tensor) -> tuple[int, int]:
-    """As `executed`, and the native kernel's, which torch sees nothing of: each of its weights meets every position."""
-    native = [layer for layer in module.modules() if isinstance(layer, SparseConv2d)]
+    """Count as `executed` does, plus the native kernel, whose work torch does not see: every weight is used once per
+    output position."""
+    native = [layer for layer in module.modules() if isinstance(layer, SparseConv2d | PixelConv2d)]
     counts: list[int] = []
 
     def hook(layer: Any, _: Any, output: Tensor) -> None:
         counts.append(len(layer.weights) * math.prod(output.shape[2:4]))
 
-    handles = [layer.register_forward_hook(hook) for layer in native]
-    macs, active = executed(module, image)
-    for handle in handles:
-        handle.remove()
+    with hooked(layer.register_forward_hook(hook) for layer in native):
+        macs, active = executed(module, image)
     return macs + sum(counts), active + sum(counts)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        data: dict[str, Any] = json.loads((path / blueprint.ARCHITECTURE).read_text())
-        blueprint.check_format(data, path)
-        if "execution" not in data:
-            raise UserError(f"{path} holds a trained state, not an export: blueprint.load reads it")
-        return data, load_file(path / blueprint.WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise damaged(path, error) from error
+    data, weights = blueprint.read_files(path, EXPORT_AGAIN)
+    if "execution" not in data:
+        raise UserError(f"{path} holds a trained state, not an export: blueprint.load reads it")
+    read_plain(path / blueprint.ARCHITECTURE, _Exported, EXPORT_AGAIN)
+    return data, weights
 
 
 def _module(path: Path, data: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
-    try:
+    with reading(path, EXPORT_AGAIN), bounded(weights):
         module = blueprint.build(data["architecture"], data["blueprint"])
-        shapes, shape, choices = data["packed"], tuple(data["input_shape"]), data["execution"]
-    except KeyError as error:
-        raise damaged(path, error) from error
-    blueprint.load_weights(module, unpack(weights, shapes, str(path)), str(path))
-    return execution.build(Network(module.eval(), data["architecture"], shape, data["blueprint"]), choices).eval()
+        blueprint.load_weights(module, unpack(weights, data["packed"], str(path)), str(path))
+        network = Network(module.eval(), data["architecture"], tuple(data["input_shape"]), data["blueprint"])
+        return build(network, data["execution"]).eval()

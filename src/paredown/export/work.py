@@ -1,4 +1,4 @@
-"""The way of an export: find the network, choose how it runs, write, read back elsewhere, compare, record."""
+"""The export of a run: choose backends, write the files, evaluate them in separate processes, compare, record."""
 
 from __future__ import annotations
 
@@ -7,85 +7,93 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from paredown import __version__, blueprint, execution
-from paredown.command import Failure
-from paredown.config import compose
+from paredown import __version__
+from paredown.core import blueprint
+from paredown.core.config import compose
+from paredown.core.deploy import DeployError
+from paredown.core.errors import UserError
+from paredown.core.network import Network
+from paredown.core.requests import Failure
+from paredown.core.trust import trust
 from paredown.cost import count
 from paredown.cost.latency import device_name
 from paredown.data.images import ImageData
-from paredown.errors import UserError
-from paredown.experiment import open_data
-from paredown.export import certificate, folder
+from paredown.experiment.prepare import open_data
+from paredown.export import certificate, folder, preparation
 from paredown.export.certificate import Certificate, Entry
-from paredown.export.check import BATCH, Images, in_fresh_process
-from paredown.export.files import FORMATS, Facts, Source, format_of, size
+from paredown.export.check import Images
+from paredown.export.entries import Reference, Writer
+from paredown.export.files import FORMATS, Facts, Source
+from paredown.export.onnx_engine import OnnxRuntime
 from paredown.export.request import Request
-from paredown.plan import Network
-from paredown.surgery.deploy import DeployError
-from paredown.trained import Trained, find
+from paredown.results.find import Trained, find
+from paredown.runtime.optimise import OptimisedNetwork, build, optimise
 
 log = logging.getLogger("paredown")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: where it lies, its certificate, and the version it has in MLflow's registry, if any."""
+    """A finished export: its folder, its certificate, and its version in MLflow's registry, if any."""
 
     folder: Path
     certificate: Certificate
     version: str | None = None
 
 
-class Reference(NamedTuple):
-    """Logits (N, classes) of the network as it was trained, and the labels (N,) of the images."""
-
-    logits: Tensor
-    labels: Tensor
-
-    @classmethod
-    @torch.inference_mode()
-    def of(cls, network: Network, data: ImageData, split: Any) -> Reference:
-        """Over every image of `split` of `data`."""
-        module = network.module.eval()
-        found = [(module(images), labels) for images, labels in data.eval_loader(split, BATCH, "cpu")]
-        return cls(torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found]))
-
-
 def export(request: Request) -> Exported:
-    """Write what `request` asks for. UserError for what is wrong with it; Failure where a file computes something else
-    than the trained network: it stays with its certificate to be looked at, and nothing is recorded or registered."""
+    """Export as `request` specifies. Raise UserError for an invalid request, and Failure if a file is not equivalent to
+    the trained network: the files and the certificate stay for inspection, but nothing is recorded or registered. A
+    file in 8 bits that loses more than `max_drop` points is a UserError, and as little is recorded."""
+    trust(request.trust)
     torch.set_num_threads(request.threads or torch.get_num_threads())
     trained = find(request.run, request.output, request.uri)
     if request.register and not trained.run_id:
         raise UserError(f"register={request.register} needs a run in MLflow, and {trained.name} has none recorded")
     dataset = _dataset(request, trained.config)
     data = _opened(dataset, trained.network)
-    images = Images(dataset, request.split or data.eval_splits[0])
+    images = Images(dataset, request.split or data.eval_splits[0], request.trust)
     if not data.sizes[images.split]:
         raise UserError(f"split={images.split}: {data.name} holds out no image for it; give split=test")
+    if request.quantize and not data.sizes["train"]:
+        raise UserError(f"quantize=int8 is calibrated on training images, and {data.name} has none")
     place = request.folder or request.output / "exports" / trained.name
     sources = _sources(request, trained.network, _facts(trained, data))
     reference = Reference.of(trained.network, data, images.split)
-    entries = _entries(request, place, sources, images, reference)
-    made = _certificate(request, trained, images, reference, entries)
+    folder.clear(place)
+    entries = Writer(request, place, data, images, reference).entries(sources)
+    prepared = preparation.difference(data, _facts(trained, data))
+    made = _certificate(request, trained, images, reference, prepared, entries)
     folder.complete(place, made, trained.name)
-    if not made.equal:
-        wrong = ", ".join(FORMATS[name] for name, entry in entries.items() if not entry.equal)
-        raise Failure(f"{wrong} computes something else than the trained network: see {place / certificate.NAME}")
+    if not made.prepares_alike:
+        raise Failure(f"usage.py prepares images otherwise than the evaluation: see {place / certificate.NAME}")
+    if wrong := [FORMATS[name] for name, entry in entries.items() if not (entry.quantised or entry.equal)]:
+        raise Failure(f"{', '.join(wrong)} is not equivalent to the trained network: see {place / certificate.NAME}")
+    for entry in entries.values():
+        _require_small_drop(entry, place, images.split)
     return Exported(place, made, folder.record(place, made, trained, request.register))
+
+
+def _require_small_drop(entry: Entry, place: Path, split: str) -> None:
+    if entry.accepted or entry.quantised is None:
+        return
+    lost = entry.quantised
+    raise UserError(
+        f"{entry.file} loses {lost.drop:.2f} points of top-1 on the {split} split ({lost.top1_before:.2f} % before, "
+        f"{entry.top1:.2f} % after), more than max_drop={lost.max_drop:g}: give more calibration= images, allow more, "
+        f"or leave quantize out. Nothing is recorded, see {place / certificate.NAME}"
+    )
 
 
 def _dataset(request: Request, config: Mapping[str, Any] | None) -> dict[str, Any]:
     if request.dataset:
         return dict(compose([f"dataset={request.dataset}", *_root(request)])["dataset"])
     if config is None:
-        raise UserError(f"{request.run} does not tell its images: give dataset=NAME (and dataset.root=FOLDER)")
+        raise UserError(f"{request.run} does not name its dataset: give dataset=NAME (and dataset.root=FOLDER)")
     return dict(config["dataset"]) | ({"root": request.root} if request.root else {})
 
 
@@ -95,6 +103,7 @@ def _root(request: Request) -> list[str]:
 
 def _opened(dataset: Mapping[str, Any], network: Network) -> ImageData:
     data = open_data(dataset)
+    data.prepare()
     if tuple(data.input_shape) != tuple(network.input_shape):
         wanted, found = ("x".join(map(str, shape)) for shape in (network.input_shape, data.input_shape))
         raise UserError(f"the network takes images of {wanted}, those of {data.name} are {found}")
@@ -104,57 +113,43 @@ def _opened(dataset: Mapping[str, Any], network: Network) -> ImageData:
 def _facts(trained: Trained, data: ImageData) -> Facts:
     facts: Facts = {"classes": list(data.class_names), "input": list(data.input_shape)}
     facts |= {"mean": list(data.mean), "std": list(data.std), "pixels": "(value / 255 - mean) / std, RGB, CHW"}
+    facts |= {"scaled": list(data.scaled), "scaling": "bilinear, until it covers these height and width; centre cut"}
     facts |= {"experiment": trained.name, "run": trained.run_id, "paredown": __version__}
     return facts | trained.names
 
 
 def _sources(request: Request, network: Network, facts: Facts) -> dict[str, tuple[Source, Source]]:
-    """For each format what is written, and its dense counterpart, in the forms that run there."""
+    """Return the network to write in each format and its dense counterpart, with backends that the format supports."""
     dense = blueprint.create(network.architecture, network.input_shape)
     dense.module.eval()
-    made: dict[bool, tuple[Source, Source]] = {}
-    for portable in {name != "torch" for name in request.formats}:
-        chosen = _execution(request, network, portable)
-        plain = Source(dense, execution.build(dense, {}), {}, facts)
-        made[portable] = Source(network, chosen.module, chosen.choices, facts), plain
-    return {name: made[name != "torch"] for name in request.formats}
+    plain = Source(dense, build(dense, {}), {}, facts)
+    return {name: (_source(request, network, name, facts), plain) for name in request.format}
 
 
-def _execution(request: Request, network: Network, portable: bool) -> execution.Execution:
+def _source(request: Request, network: Network, name: str, facts: Facts) -> Source:
+    chosen = _optimised(request, network, name)
+    return Source(network, chosen.module, chosen.choices, facts)
+
+
+def _optimised(request: Request, network: Network, name: str) -> OptimisedNetwork:
+    """Return the fastest form of `network` for what runs the format `name`: paredown, torch alone, or onnxruntime."""
     if request.deploy == "plain":
-        return execution.Execution(execution.build(network, {}), {})
-    log.info("choosing the form of each layer%s", " for ONNX and torch.export" if portable else "")
+        return OptimisedNetwork(build(network, {}), {})
+    log.info("choosing the form of each layer that is fastest for %s", FORMATS[name])
+    engine = OnnxRuntime() if name == "onnx" else None
     try:
-        return execution.optimise(network, request.batch, portable=portable)
+        return optimise(network, request.batch, portable=name != "torch", engine=engine)
     except DeployError as error:
         raise Failure(str(error)) from error
 
 
-def _entries(
-    request: Request, place: Path, sources: Mapping[str, tuple[Source, Source]], images: Images, reference: Reference
-) -> dict[str, Entry]:
-    folder.clear(place)
-    entries = {}
-    for name, (source, dense) in sources.items():
-        path = place / FORMATS[name]
-        log.info("writing %s", path)
-        format_of(name).write(source, path, request.opset)
-        dense_bytes = _dense_bytes(name, dense, request.opset)
-        log.info("reading it in a process of its own, over %d images", len(reference.labels))
-        found = in_fresh_process(name, path, images)
-        entries[name] = certificate.compare(path, found, dense_bytes, *reference, request.tolerance)
-    return entries
-
-
-def _dense_bytes(name: str, dense: Source, opset: int | None) -> int:
-    with TemporaryDirectory() as place:
-        path = Path(place) / FORMATS[name]
-        format_of(name).write(dense, path, opset)
-        return size(path)
-
-
 def _certificate(
-    request: Request, trained: Trained, images: Images, reference: Reference, entries: dict[str, Entry]
+    request: Request,
+    trained: Trained,
+    images: Images,
+    reference: Reference,
+    prepared: float,
+    entries: dict[str, Entry],
 ) -> Certificate:
     network = trained.network
     dense = blueprint.create(network.architecture, network.input_shape)
@@ -172,4 +167,4 @@ def _certificate(
     about |= {"input": list(network.input_shape), "classes": reference.logits.shape[1]}
     macs = [count(one.module, network.input_shape).macs for one in (network, dense)]
     compared = (images.split, len(reference.labels), request.tolerance, certificate.top1(*reference))
-    return Certificate(about, dict(images.dataset), *compared, macs[0], macs[1], entries)
+    return Certificate(about, dict(images.dataset), *compared, macs[0], macs[1], prepared, entries)

@@ -1,4 +1,4 @@
-"""Fronts of accuracy against cost: dominance, hypervolume, intervals over seeds (docs/fronts.md)."""
+"""Pareto fronts of accuracy against cost: dominance, hypervolume, intervals over seeds (docs/fronts.md)."""
 
 from paredown.frontier.dominance import hypervolume, knee, pareto
 

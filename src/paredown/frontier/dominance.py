@@ -1,4 +1,4 @@
-"""Pareto fronts of two objectives: who is on it, how much it dominates, where it bends."""
+"""Pareto fronts of two objectives: membership, hypervolume and knee."""
 
 from __future__ import annotations
 
@@ -8,26 +8,45 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Maximize = Sequence[bool]
+# Two values this near are equal: a counted cost, or a mean, differs by the order in which floats were summed.
+RELATIVE, ABSOLUTE = 1e-9, 1e-12
+
+
+def same(one: ArrayLike, other: ArrayLike) -> NDArray[np.bool_]:
+    """Return where `one` equals `other` but for rounding (to RELATIVE of its size); NaN equals nothing."""
+    return np.isclose(one, other, rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def level(values: ArrayLike) -> NDArray[np.float64]:
+    """Return `values` (n,) with those that are the `same` replaced by the smallest of them."""
+    array = np.asarray(values, dtype=np.float64)
+    order = np.argsort(array, kind="stable")
+    ranked = array[order]
+    starts = np.r_[True, ~same(ranked[1:], ranked[:-1])][: len(ranked)]
+    levelled = np.empty_like(array)
+    levelled[order] = ranked[np.maximum.accumulate(np.where(starts, np.arange(len(ranked)), 0))]
+    return levelled
 
 
 def pareto(points: ArrayLike, maximize: Maximize) -> NDArray[np.bool_]:
-    """Which of `points` (n, 2) no other point dominates: none is as good in both columns and better in one.
-    `maximize` says of each column whether more is better. Equal points are on the front together; a point with NaN is
-    not on it and dominates none. O(n log n). Raises ValueError for another shape."""
+    """Return a mask (n,) of the non-dominated `points` (n, 2): no other point is as good in both columns and better in
+    one. `maximize` holds the direction of each column. Equal points (`same`) are on the front together; a point with
+    NaN is neither on it nor dominates another. O(n log n). Raise ValueError for another shape."""
     losses = _losses(points, maximize)
+    losses = np.column_stack([level(column) for column in losses.T])
     mask = np.zeros(len(losses), dtype=bool)
     (rows,) = np.nonzero(~np.isnan(losses).any(axis=1))
     rows = rows[np.lexsort((losses[rows, 1], losses[rows, 0]))]
     first, second = losses[rows].T
-    start = np.searchsorted(first, first)  # where the points begin that share a point's first objective
-    best_before = np.minimum.accumulate(second)[start - 1]  # of those better in the first objective
+    start = np.searchsorted(first, first)  # first of the points with an equal first objective
+    best_before = np.minimum.accumulate(second)[start - 1]  # among points better in the first objective
     mask[rows] = (second == second[start]) & ((start == 0) | (second < best_before))
     return mask
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike, maximize: Maximize) -> float:
-    """The area between `reference` (2,) and the front of `points` (n, 2): Zitzler and Thiele (1998), two objectives.
-    A point that is not better than the reference in both adds nothing, nor does one with NaN."""
+    """Compute the area between `reference` (2,) and the front of `points` (n, 2): Zitzler and Thiele (1998) for two
+    objectives. A point that is not better than the reference in both, or has a NaN, adds nothing."""
     losses, (limit,) = _losses(points, maximize), _losses(np.reshape(reference, (1, -1)), maximize)
     inside = losses[(losses < limit).all(axis=1)]
     front = inside[pareto(inside, (False, False))]
@@ -36,8 +55,8 @@ def hypervolume(points: ArrayLike, reference: ArrayLike, maximize: Maximize) -> 
 
 
 def knee(points: ArrayLike, maximize: Maximize) -> int | None:
-    """The row of the front point that lies furthest beyond the line through the front's two ends, both axes scaled to
-    [0, 1] (Das 1999): where more cost stops paying. The first of equals; None where no point lies beyond it."""
+    """Return the row of the front point furthest beyond the line through the two ends of the front, both axes scaled to
+    [0, 1] (Das 1999), the first of equals. None if no point is beyond the line."""
     losses = _losses(points, maximize)
     (rows,) = np.nonzero(pareto(points, maximize))
     if len(rows) == 0:
@@ -51,7 +70,7 @@ def knee(points: ArrayLike, maximize: Maximize) -> int | None:
 
 
 def _losses(points: ArrayLike, maximize: Maximize) -> NDArray[np.float64]:
-    """`points` with the sign changed where more is better, so that less always is."""
+    """Return `points` as objectives to minimise. Raise ValueError for another shape than (n, 2)."""
     array = np.asarray(points, dtype=np.float64)
     if array.size == 0:
         array = array.reshape(0, 2)

@@ -1,32 +1,38 @@
-"""Layers some of whose weights are fixed at zero, and the kind `masked`, whose mask travels with the weights."""
+"""Layers with masked weights, the kind `masked`, whose mask is saved with the weights, and the choice of masks."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paredown.blueprint import CompressedLayer
-from paredown.errors import UserError
-from paredown.layers._local import LocallyConnected2d
+from paredown.core.compressed import CompressedLayer
+from paredown.core.errors import UserError
+from paredown.layers.geometry import output_size, settings
+from paredown.layers.local import LocallyConnected2d
+from paredown.layers.replaceable import is_replaceable
 
 
 class Masked(CompressedLayer):
     """A layer whose `weight` is multiplied by the boolean `mask` of the same shape.
 
-    Masked weights start at zero and get no gradient, so neither momentum nor weight decay revives them.
-    `persistent` puts the mask into the state dict; without it, whoever builds the layer must know the mask.
+    Masked weights start at zero and get no gradient, unless `dense_gradient` lets it through, so neither momentum nor
+    weight decay moves them; a mask that changes while an optimiser runs needs `move_mask`. `persistent` puts the mask
+    into the state dict; without it, whoever builds the layer must know the mask.
     """
+
+    dense_gradient = False
 
     mask: Tensor
     weight: Tensor
-    bias: Any  # which torch's layers declare each in its own way
+    bias: Any  # torch's layers declare it with different types
 
-    def _become(self, dense: nn.Module, mask: Tensor, persistent: bool) -> None:
-        """Take over the values of `dense` under `mask`."""
+    def _copy_from(self, dense: nn.Module, mask: Tensor, persistent: bool = True) -> None:
+        """Copy the values of `dense` under `mask`."""
         weight: Tensor = dense.weight  # type: ignore[assignment]
         if mask.shape != weight.shape:
             raise UserError(f"a mask of shape {tuple(mask.shape)} for a weight of {tuple(weight.shape)}")
@@ -41,72 +47,92 @@ class Masked(CompressedLayer):
             self.mask.copy_(mask)
             self.weight.mul_(self.mask)
 
+    @torch.no_grad()
+    def move_mask(self, mask: Tensor, optimizer: torch.optim.Optimizer, kept: Tensor | None = None) -> None:
+        """Replace the mask in the middle of a fit. Weights that leave or join start from zero, in `optimizer` too: its
+        state (momentum, moments) would go on moving them. So does one that leaves and joins at once, outside of `kept`
+        (None: such a one stays)."""
+        old = self.mask.clone() if kept is None else self.mask & kept
+        self.weight.mul_(old)  # momentum, or a dense gradient, may have moved masked weights
+        self.set_mask(mask)
+        old &= self.mask
+        if self.weight.grad is not None:  # of the old mask; the optimiser's step may be yet to come
+            self.weight.grad.mul_(old)
+        for value in optimizer.state[self.weight].values():
+            if isinstance(value, Tensor) and value.shape == self.weight.shape:
+                value.mul_(old)
+
     def effective_weight(self) -> Tensor:
-        """The weight that the layer uses, in its shape, zeros in place."""
-        return self.weight * self.mask
+        """Compute the weight that the layer uses, in its shape, zeros in place. With `dense_gradient` its gradient
+        reaches every weight (a straight-through estimator)."""
+        masked = self.weight * self.mask
+        return masked.detach() + (self.weight - self.weight.detach()) if self.dense_gradient else masked
 
     def active_weights(self) -> int:
-        """How many weights the mask leaves."""
+        """Count the weights that the mask keeps."""
         return int(self.mask.sum())
+
+    def budget(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entry of a masked layer with as many weights, wherever they are."""
+        return {"kind": "masked", "weights": self.active_weights()}
 
 
 class MaskedConv2d(Masked, nn.Conv2d):
     """A copy of `dense` whose weight (N, M/groups, K, K) is masked."""
 
     def __init__(self, dense: nn.Conv2d, mask: Tensor, persistent: bool = True) -> None:
-        super().__init__(**_settings(dense), device="meta")  # no values are drawn: they come from `dense`
-        self._become(dense, mask, persistent)
+        super().__init__(**settings(dense), device="meta")  # on "meta" no values are drawn
+        self._copy_from(dense, mask, persistent)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, M, H, W) to (B, N, H', W')."""
+        """Convolve (B, M, H, W) to (B, N, H', W')."""
         return self._conv_forward(x, self.effective_weight(), self.bias)
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
-        """One multiply-add per active weight and output position; `input_shape` is (channels, height, width)."""
-        height, width = (output_size(self, axis, input_shape[axis + 1]) for axis in (0, 1))
-        return self.active_weights() * height * width
+        """Count one multiply-add per active weight and output position; `input_shape` is (channels, height, width)."""
+        return self.active_weights() * math.prod(output_size(self, *input_shape[1:]))
 
-    def deployed(self) -> nn.Conv2d:
-        """A plain convolution with the zeros written into its weight."""
-        return _plain(self, nn.Conv2d(**_settings(self), device="meta"))
+    def deployed(self) -> nn.Module:
+        """Return a plain convolution with zeros in its weight."""
+        return _plain(self, nn.Conv2d(**settings(self), device="meta"))
 
 
 class MaskedLinear(Masked, nn.Linear):
     """A copy of `dense` whose weight (N, M) is masked."""
 
-    def __init__(self, dense: nn.Linear, mask: Tensor, persistent: bool = True) -> None:
+    def __init__(self, dense: nn.Linear, mask: Tensor) -> None:
         super().__init__(dense.in_features, dense.out_features, dense.bias is not None, device="meta")
-        self._become(dense, mask, persistent)
+        self._copy_from(dense, mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., M) to (..., N)."""
+        """Map (..., M) to (..., N)."""
         return functional.linear(x, self.effective_weight(), self.bias)
 
     def macs(self, input_shape: tuple[int, ...]) -> int:
-        """One multiply-add per active weight and row of the input."""
+        """Count one multiply-add per active weight and row of the input."""
         return self.active_weights() * math.prod(input_shape[:-1])
 
     def deployed(self) -> nn.Linear:
-        """A plain linear layer with the zeros written into its weight."""
+        """Return a plain linear layer with zeros in its weight."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         return _plain(self, plain)
 
 
 class MaskedLocal2d(Masked, LocallyConnected2d):
-    """A copy of `dense` whose weight (positions, taps, F) is masked, on dead taps always."""
+    """A copy of `dense` whose weight (positions, taps, F) is masked; dead taps always are."""
 
-    def __init__(self, dense: LocallyConnected2d, mask: Tensor, persistent: bool = True) -> None:
+    def __init__(self, dense: LocallyConnected2d, mask: Tensor) -> None:
         super().__init__(
             dense.in_channels, dense.out_channels, dense.kernel_size, dense.stride, dense.padding, dense.size
         )
-        self._become(dense, mask & self.live, persistent)
+        self._copy_from(dense, mask & self.live)
 
     def set_mask(self, mask: Tensor) -> None:
         """Replace the mask, in place, and zero the weights it removes; dead taps stay dead."""
         super().set_mask(mask & self.live)
 
     def used_weight(self) -> Tensor:
-        """What `forward` multiplies by."""
+        """Return the weight that `forward` uses."""
         return self.effective_weight()
 
 
@@ -117,14 +143,19 @@ KINDS: dict[type[nn.Module], type[Any]] = {
 }
 
 
-def maskable(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers of `network` that the kind `masked` can take the place of, those it has taken too, by name."""
+def maskable(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of `model` that the kind `masked` can replace, including masked ones, by name."""
     kinds = nn.Conv2d | nn.Linear | LocallyConnected2d
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, kinds)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if isinstance(layer, LocallyConnected2d) or is_replaceable(layer, alike=True)
+    }
 
 
 def build(dense: nn.Module) -> Masked:
-    """The kind `masked`: all weights active until `set_mask`. Raises UserError where `dense` is none of KINDS."""
+    """Build the kind `masked`, all weights active until `set_mask`. Raise UserError if `dense` is none of KINDS."""
     kind = next((masked for plain, masked in KINDS.items() if isinstance(dense, plain)), None)
     if kind is None:
         kinds = ", ".join(plain.__name__ for plain in KINDS)
@@ -133,8 +164,56 @@ def build(dense: nn.Module) -> Masked:
     return kind(dense, torch.ones_like(weight, dtype=torch.bool))
 
 
+def allowed(layer: nn.Module) -> Tensor:
+    """Return where a mask of `layer` may be true: everywhere but at a locally connected layer's dead taps."""
+    weight = cast(Tensor, layer.weight)
+    live = cast(Tensor, getattr(layer, "live", torch.ones_like(weight, dtype=torch.bool)))
+    return live.expand_as(weight)
+
+
+def random_mask(allowed: Tensor, weights: int, generator: torch.Generator) -> Tensor:
+    """Draw a mask of exactly `weights` of the entries that are true in `allowed`, every such set equally likely. It has
+    the shape of `allowed`, is on the CPU and follows from `generator` alone."""
+    places = allowed.cpu().flatten().nonzero()[:, 0]
+    mask = torch.zeros(allowed.numel(), dtype=torch.bool)
+    mask[places[torch.randperm(len(places), generator=generator)[:weights]]] = True
+    return mask.reshape(allowed.shape)
+
+
+def select(scores: Mapping[str, Tensor], kept: int, least: int = 0) -> dict[str, Tensor]:
+    """Return masks that keep the `kept` largest of all layers' `scores`, among them the `least` largest of each layer.
+
+    A score of -inf marks a weight that must not be kept. Ties go to the earlier layer, then to the lower row-major
+    index, as in a stable descending sort, but in linear time. Raise UserError, naming the layer, for NaN and inf, and
+    where `kept` is more than may be kept or less than `least` asks for.
+    """
+    flat = {name: values.detach().flatten() for name, values in scores.items()}
+    for name, values in flat.items():
+        if values.isnan().any() or values.isposinf().any():
+            raise UserError(f"the scores of layer {name!r} are not finite: a loss of NaN, or an overflow")
+    candidates = [int((~values.isneginf()).sum()) for values in flat.values()]
+    floor = sum(min(least, count) for count in candidates)
+    if not floor <= kept <= sum(candidates):
+        raise UserError(f"cannot keep {kept} weights: {sum(candidates)} may stay, and {floor} must (least={least})")
+    chosen = [largest(values, min(least, count)) for values, count in zip(flat.values(), candidates, strict=True)]
+    every, first = torch.cat(list(flat.values())), torch.cat(chosen)
+    masks = first | largest(every.masked_fill(first, -math.inf), kept - floor)
+    parts = masks.split([len(values) for values in flat.values()])
+    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+
+
+def largest(scores: Tensor, kept: int) -> Tensor:
+    """Return a mask of the `kept` largest of `scores` (n,), ties to the lower index."""
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(len(scores) - kept + 1).values
+    mask = scores > threshold
+    mask[(scores == threshold).nonzero()[: kept - int(mask.sum()), 0]] = True
+    return mask
+
+
 def effective_weight(conv: nn.Conv2d) -> Tensor:
-    """The weight that `conv` uses: masked where it is a MaskedConv2d, else as stored."""
+    """Return the weight that `conv` uses: masked if it is a MaskedConv2d, else as stored."""
     return conv.effective_weight() if isinstance(conv, MaskedConv2d) else conv.weight
 
 
@@ -143,20 +222,7 @@ def _copied(bias: Tensor | None) -> nn.Parameter | None:
 
 
 def _plain(masked: Masked, plain: Any) -> Any:
-    """`plain` with the values of `masked`, the zeros in place."""
+    """Give `plain` the values of `masked`, with zeros where masked."""
     plain.weight = nn.Parameter(masked.effective_weight().detach().clone())
     plain.bias = _copied(masked.bias)
     return plain.train(masked.training)
-
-
-def _settings(conv: nn.Conv2d) -> dict[str, Any]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None}
-
-
-def output_size(conv: nn.Conv2d, axis: int, size: int) -> int:
-    """How long the output of `conv` is along `axis` (0: height, 1: width) for an input of `size`."""
-    reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
-    named = {"same": reach, "valid": 0}
-    padding = named[conv.padding] if isinstance(conv.padding, str) else 2 * int(conv.padding[axis])
-    return (size + padding - reach - 1) // conv.stride[axis] + 1

@@ -1,24 +1,26 @@
-"""The kind `sparse`: a masked linear layer that ships as a sparse matrix, for where that is the faster product."""
+"""The kind `sparse`: a masked linear layer that is deployed as a sparse matrix, where that product is faster."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.layers.masked import MaskedLinear
 
 
 class SparseLinear(nn.Linear):
-    """The linear layer of a weight (N, M) of which the entries under `mask` (N, M) are kept, by rows. Only to run."""
+    """A linear layer with a CSR weight: the entries of `weight` (N, M) where `mask` is true. For inference only."""
 
     rows: Tensor
     columns: Tensor
 
     def __init__(self, weight: Tensor, mask: Tensor, bias: Tensor | None) -> None:
-        nn.Module.__init__(self)  # a Linear's own makes a dense weight
+        nn.Module.__init__(self)  # Linear.__init__ would allocate a dense weight
         self.out_features, self.in_features = weight.shape
         counts = mask.sum(dim=1).cumsum(0)
         self.register_buffer("rows", torch.cat([counts.new_zeros(1), counts]))
@@ -28,11 +30,11 @@ class SparseLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The weight (N, M), zeros in place."""
+        """The dense weight (N, M), with its zeros."""
         return self._matrix().to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., M) to (..., N)."""
+        """Map (..., M) to (..., N)."""
         product = torch.mm(self._matrix(), x.flatten(0, -2).T).T.unflatten(0, x.shape[:-1])
         return product if self.bias is None else product + self.bias
 
@@ -44,15 +46,19 @@ class SparseLinear(nn.Linear):
 
 
 class MaskedSparse(MaskedLinear):
-    """A `MaskedLinear` that ships as a `SparseLinear`."""
+    """A `MaskedLinear` that is deployed as a `SparseLinear`."""
 
     def deployed(self) -> SparseLinear:
-        """The weights under the mask, and no zeros."""
+        """Return the sparse layer of the weights that the mask keeps."""
         return SparseLinear(self.weight, self.mask, self.bias).train(self.training)
+
+    def budget(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entry of a sparse layer with as many weights, wherever they are."""
+        return {"kind": "sparse", "weights": self.active_weights()}
 
 
 def build(dense: nn.Module) -> MaskedSparse:
-    """The kind `sparse`: all weights active until `set_mask`. Raises UserError where `dense` is no Linear."""
+    """Build the kind `sparse`, with all weights active until `set_mask`. Raise UserError if `dense` is not a Linear."""
     if not isinstance(dense, nn.Linear):
         raise UserError(f"kind 'sparse' replaces a Linear, not a {type(dense).__name__}")
     return MaskedSparse(dense, torch.ones_like(dense.weight, dtype=torch.bool))

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from paredown.errors import UserError
-from paredown.plan import Fit, Method, Network, Recipe, Stage, Target
-from paredown.training.penalties import SoftOrthogonality
+from paredown.core.constraints import NonNegative
+from paredown.core.errors import UserError
+from paredown.core.network import Network
+from paredown.core.plan import Fit, Method, Stage
+from paredown.core.recipe import Recipe
+from paredown.core.target import Target
+from paredown.training.hooks.penalties import SoftOrthogonality
 
 
 @dataclass(frozen=True)
 class Dense(Method):
-    """Trains the dense network. `orthogonality` adds the SO or DSO penalty (Bansal et al. 2018) with `decay`."""
+    """Training of the dense network. `orthogonality` adds the SO or DSO penalty (Bansal et al. 2018) with `decay`."""
 
     orthogonality: Literal["none", "so", "dso"] = "none"
-    decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        if self.decay < 0:
-            raise UserError(f"method.decay={self.decay:g} is below 0")
+    decay: NonNegative = 1e-2
 
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
-        """One fit. A target is refused: there is nothing to remove."""
+        """Plan one fit. Raise UserError for a target: there is nothing to remove."""
         if target:
             raise UserError(f"method dense removes nothing, so it cannot reach {target}: choose another method")
         if self.orthogonality == "none":

@@ -1,4 +1,4 @@
-"""The papers' tables: `load()` gives every row under one vocabulary (docs/fronts.md)."""
+"""Published results of the papers; `load()` returns all rows in one table (docs/fronts.md)."""
 
 from paredown.published.table import load
 

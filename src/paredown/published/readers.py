@@ -1,14 +1,14 @@
-"""How the rows of each paper's tables are read: a dict of printed cells to a dict of `table.py`'s columns."""
+"""Readers of the papers' tables: each maps the printed cells of a row to the columns of `table.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-Cells = dict[str, str]
-Row = dict[str, Any]
+Cells = dict[str, str]  # a row of a CSV file, as printed
+Columns = dict[str, Any]  # the columns of `table.py` that a reader fills
 
-# who counts how (names of cost/rules.py); the rows of zhang2016 and jaderberg2014 were measured by TRP's authors
+# how each method's MACs were counted (names of cost/conventions.py); TRP's authors measured zhang2016, jaderberg2014
 COUNTING = {
     "svd_training": "conv",
     "trp": "conv",
@@ -23,8 +23,8 @@ MODELS = {"ResNet-18": "resnet18", "MobileNetV2": "mobilenet_v2", "EfficientNet-
 METHODS = {"SVD-NAS": "svd_nas", "ALDS": "alds", "LR-S2": "lr_s2", "F-Group": "f_group"}
 
 
-def ssc(cells: Cells) -> Row:
-    """Verma et al., WACV 2023, tables 1 to 5: accuracy at a sparsity, the dense accuracy beside it."""
+def ssc(cells: Cells) -> Columns:
+    """Read a row of Verma et al., WACV 2023, Tables 1 to 5: accuracy at a sparsity, and the dense accuracy."""
     kept = number(cells["params_pct"])
     model, network = _ssc_network(cells["model"], cells["dataset"])
     dense = {"speed_up": 1.0, "compression": 1.0} if cells["method"] == "dense" else {}
@@ -40,7 +40,8 @@ def ssc(cells: Cells) -> Row:
         "top5": number(cells["top5"]),
         "dense_top1": number(cells["unpruned_top1"]),
         "dense_top5": number(cells["unpruned_top5"]),
-        "sparsity": number(cells["sparsity_pct"]) / 100,
+        # Table 5 prints parameters, all of them, and no sparsity of weights: what the file has is 100 - that
+        "sparsity": number("" if cells["params_pct"] else cells["sparsity_pct"]) / 100,
         "params_change": kept - 100,
         "compression": 100 / kept,
         "counting": "params" if cells["params_pct"] else "conv_fc",
@@ -49,8 +50,8 @@ def ssc(cells: Cells) -> Row:
     } | dense
 
 
-def _ssc_network(model: str, dataset: str) -> tuple[str, Row]:
-    """The networks of GraSP's code, which the paper follows: ResNets of double width; stems for 32 x 32 images."""
+def _ssc_network(model: str, dataset: str) -> tuple[str, Columns]:
+    """Return model and settings of GraSP's code, which the paper follows: ResNets of double width, CIFAR stems."""
     if model == "resnet32":
         return model, {"width": 2}
     if model == "shufflenet_v2" and dataset == "cifar10":
@@ -58,20 +59,21 @@ def _ssc_network(model: str, dataset: str) -> tuple[str, Row]:
     return ("mobilenet_v2_cifar" if (model, dataset) == ("mobilenet_v2", "cifar10") else model), {}
 
 
-def svd_training(cells: Cells) -> Row:
-    """Yang et al., CVPR-W 2020, tables 3 to 8: a gain at a speed-up, in top-1 or top-5."""
+def svd_training(cells: Cells) -> Columns:
+    """Read a row of Yang et al., CVPR-W 2020, Tables 3 to 8: a gain in top-1 or top-5 at a speed-up."""
     top = f"top{cells['top_k']}"
-    knobs = _present(cells, "decomposition", "regularizer")
-    knobs |= {
+    hyperparameters = _present(cells, "decomposition", "regularizer")
+    hyperparameters |= {
         name: number(cells[cell]) for name, cell in (("decay", "decay"), ("energy", "energy_pruned")) if cells[cell]
     }
     return {
         "table": cells["table"],
         "dataset": cells["dataset"],
         "model": cells["model"],
+        "network": {"width": 1} if cells["model"] == "resnet32" else {},
         "method": cells["method"],
         "label": cells["variant"] or "SVD training",
-        "knobs": knobs,
+        "hyperparameters": hyperparameters,
         f"gain_{top}": number(cells["acc_gain_pp"]),
         f"dense_{top}": number(cells["base_acc"]),
         "speed_up": number(cells["speed_up"]),
@@ -81,11 +83,11 @@ def svd_training(cells: Cells) -> Row:
     }
 
 
-def svd_nas(table: str) -> Callable[[Cells], Row]:
-    """Yu and Bouganis, WACV 2023: supplement tables S1 to S3 and, from a third party, the main text's. ImageNet; gains
-    against the pretrained network, changes of FLOPs and parameters in percent."""
+def svd_nas(table: str) -> Callable[[Cells], Columns]:
+    """Return the reader of `table` of Yu and Bouganis, WACV 2023: S1 to S3 of the supplement or, from a third party,
+    the main text's. ImageNet; gains against the pretrained network, changes of FLOPs and parameters in percent."""
 
-    def read(cells: Cells) -> Row:
+    def read(cells: Cells) -> Columns:
         label = cells.get("method", "SVD-NAS")
         counted = "delta_flops_pct" in cells
         flops, params = (number(cells.get(f"delta_{what}_pct", "")) for what in ("flops", "params"))
@@ -95,7 +97,9 @@ def svd_nas(table: str) -> Callable[[Cells], Row]:
             "model": MODELS[cells["model"]],
             "method": METHODS[label.split(" (")[0]],
             "label": label,
-            "knobs": _present(cells, "setting", "iteration", "search_val_images", "beta", "gamma_range", "tau_proxy"),
+            "hyperparameters": _present(
+                cells, "setting", "iteration", "search_val_images", "beta", "gamma_range", "tau_proxy"
+            ),
             "gain_top1": number(cells.get("delta_top1_pp", "")),
             "gain_top5": number(cells.get("delta_top5_pp", "")),
             "flops_change": flops,
@@ -110,23 +114,23 @@ def svd_nas(table: str) -> Callable[[Cells], Row]:
     return read
 
 
-def beta_lasso(cells: Cells) -> Row:
-    """Neyshabur, NeurIPS 2020, tables 3 and 4: no results but the weights of each layer, printed and counted."""
+def beta_lasso(cells: Cells) -> Columns:
+    """Read a row of Neyshabur, NeurIPS 2020, Tables 3 and 4: weight counts of each layer, no accuracies."""
     rest = {name: cell for name, cell in cells.items() if cell and name not in ("table", "variant", "layer", "note")}
     return {
         "table": cells["table"],
         "model": cells["variant"].lower().replace("-", "_"),
         "label": cells["variant"],
-        "knobs": {"layer": cells["layer"]},
+        "hyperparameters": {"layer": cells["layer"]},
         "counting": "weights",
         "details": rest,
     }
 
 
 def number(cell: str) -> float:
-    """The number in `cell`, NaN where it is empty."""
+    """Return the number in `cell`, NaN for an empty one."""
     return float(cell) if cell else float("nan")
 
 
-def _present(cells: Cells, *names: str) -> Row:
+def _present(cells: Cells, *names: str) -> Columns:
     return {name: cells[name] for name in names if cells.get(name)}

@@ -1,30 +1,31 @@
-"""Published results in one table: each paper's CSV read by its own reader into one vocabulary."""
+"""One table of the published results of all papers, in this project's names and units."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paredown.published import readers
+from paredown.published.readers import Cells, Columns
 
 if TYPE_CHECKING:
     import pandas
 
 HERE = Path(__file__).parent
-Cells = dict[str, str]
+PublishedRow = Mapping[str, Any]  # all columns below
 
-# The order of the columns. Accuracies in percent, gains in points, changes in percent, the rest as in our metrics.
-WORDS = ["id", "paper", "table", "row", "dataset", "model", "network", "method", "label", "knobs"]
+# In column order. Accuracies in percent, gains in points, changes in percent, all else in the units of our metrics.
+WORDS = ["id", "paper", "table", "row", "dataset", "model", "network", "method", "label", "hyperparameters"]
 NUMBERS = ["top1", "top1_std", "top5", "gain_top1", "gain_top5", "dense_top1", "dense_top5"]
 NUMBERS += ["speed_up", "sparsity", "compression", "flops_change", "params_change"]
 REMARKS = ["counting", "gain_reference", "mark", "note", "details"]
 
-# file name: how its rows are read
-TABLES: dict[str, Callable[[Cells], dict[str, Any]]] = {
+# CSV file: reader of its rows
+TABLES: dict[str, Callable[[Cells], Columns]] = {
     "ssc/table1_cifar_vgg19_resnet32.csv": readers.ssc,
     "ssc/table2_tiny_imagenet_vgg19_resnet32.csv": readers.ssc,
     "ssc/table3_imagenet_resnet50.csv": readers.ssc,
@@ -43,7 +44,7 @@ TABLES: dict[str, Callable[[Cells], dict[str, Any]]] = {
     "beta_lasso/betalasso_tables_3_4.csv": readers.beta_lasso,
 }
 
-# What a row's note says about how far it can be trusted, as words to show wherever the row is shown.
+# Reliability marks, shown wherever a row is shown, and the pattern of the notes that call for them.
 MARKS = {
     "inferred": r"\binferred\b",
     "suspect": r"suspect|misprint|looks small|does not match|of the explicit count|may be meant|as printed; "
@@ -56,12 +57,12 @@ MARKS = {
 
 
 def load() -> pandas.DataFrame:
-    """Every row of every published table, in the order of the files; `id` is PAPER/tableTABLE/ROW, as in
+    """Load every row of every published table, in the order of the files; `id` is PAPER/tableTABLE/ROW, as in
     svd_training/table3/11.
 
-    An accuracy and a gain are both filled where the paper prints the dense accuracy too, `speed_up` and `compression`
-    where it prints a change of FLOPs or parameters. What is not given is NaN or ''. `mark` is '' or some of MARKS;
-    `network` holds the model settings in which the paper's network differs from conf/model/MODEL.yaml.
+    Where the paper prints the dense accuracy, accuracy and gain are derived from each other; `speed_up` and
+    `compression` are derived from a printed change of FLOPs or parameters. Missing values are NaN or ''. `mark` is ''
+    or some of MARKS; `network` holds the settings of conf/model/MODEL.yaml in which papers differ.
     """
     import pandas
 
@@ -70,11 +71,11 @@ def load() -> pandas.DataFrame:
 
 
 def marks(note: str) -> str:
-    """The words of MARKS that `note` calls for, with commas."""
+    """Return the names of the MARKS whose pattern is in `note`, separated by commas."""
     return ", ".join(mark for mark, pattern in MARKS.items() if re.search(pattern, note))
 
 
-def _rows() -> Iterator[dict[str, Any]]:
+def _rows() -> Iterator[PublishedRow]:
     for name, reader in TABLES.items():
         numbers: dict[str, int] = {}
         with (HERE / name).open(newline="", encoding="utf-8") as file:
@@ -84,17 +85,18 @@ def _rows() -> Iterator[dict[str, Any]]:
                 yield _complete(name.partition("/")[0], numbers[row["table"]], row, cells["note"])
 
 
-def _complete(paper: str, number: int, row: dict[str, Any], note: str) -> dict[str, Any]:
+def _complete(paper: str, number: int, row: Columns, note: str) -> PublishedRow:
     empty: dict[str, Any] = dict.fromkeys(WORDS + REMARKS, "") | dict.fromkeys(NUMBERS, float("nan"))
     name = {"id": f"{paper}/table{row['table']}/{number}", "paper": paper, "row": number}
-    full = empty | {"network": {}, "knobs": {}, "details": {}} | row | name | {"note": note, "mark": marks(note)}
+    remark = {"note": note, "mark": marks(note)}
+    full = empty | {"network": {}, "hyperparameters": {}, "details": {}} | row | name | remark
     for top in ("top1", "top5"):
         _fill(full, top)
     return full
 
 
-def _fill(row: dict[str, Any], top: str) -> None:
-    """Accuracy from gain or gain from accuracy, where the dense accuracy is printed."""
+def _fill(row: Columns, top: str) -> None:
+    """Derive accuracy and gain from each other where the dense accuracy is printed."""
     dense, gain = row[f"dense_{top}"], f"gain_{top}"
     if isnan(row[top]):
         row[top] = round(dense + row[gain], 4)

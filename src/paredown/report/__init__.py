@@ -1,1 +1,1 @@
-"""Reports over recorded runs: `request` asks, `build` answers, `publish` puts it into MLflow."""
+"""Reports on recorded runs: `request` parses, `build` computes, `publish` puts them into MLflow."""

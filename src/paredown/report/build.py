@@ -1,4 +1,4 @@
-"""The answer to a request: the front, the best under the budget, what it cost, what it is compared with."""
+"""Reports: the front of a request's runs, the best setting under the budget, training cost and published rows."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import json
 import math
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
+from paredown.core.formatting import counted
+from paredown.core.layout import BENCH, LAYERS
 from paredown.frontier import front
 from paredown.frontier.axes import Axis, Budget, axis, budgets
 from paredown.frontier.seeds import UNDECIDED, Estimate
 from paredown.report.compare import overlay
 from paredown.report.controls import controls
-from paredown.report.price import Price, price
+from paredown.report.formatting import hover
+from paredown.report.layers import read_layers
 from paredown.report.request import Request
 from paredown.report.runs import Recorded, read, store_of
-from paredown.report.words import hover
+from paredown.report.targets import add_targets
+from paredown.report.training_cost import TrainingCost, training_cost
 from paredown.tracking.client import connect, outages_as
 
 if TYPE_CHECKING:
     import pandas
 
-LAYERS, BENCH = "layers.json", "bench.json"
 DENSE_AT = {"cost/speed_up": 1.0, "cost/compression": 1.0, "cost/sparsity": 0.0, "latency/speed_up": 1.0}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The setting looked at closely, why, one run of it (`run_id`, `name`, `link`), that run's layers (None where
-    they were not recorded; with `dense_ms` and `ms` where a bench was), its measured times in ms a batch, before and
-    after, and in words what the `bench` timed the layers on."""
+    """The setting shown layer by layer and `why` it was chosen; one `run` of it (`run_id`, `name`, `link`, `seed`) and
+    its `layers` (None if not recorded; with `dense_ms` and `ms` if benchmarked); `latency` in ms per batch, dense and
+    compressed; `bench`: the conditions under which the layers were timed."""
 
     setting: str
     why: str
@@ -44,10 +48,11 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown. `every` run, and `runs`, those of them that are no controls. `points`: the settings as
-    `front.settings` gives them, with `method`, `model`, `text`, `link`; `controls`: those beside them, as
-    `controls.controls` does, which are no points of the front; `areas`: the dominated share by method, "all" first;
-    `corner`: its reference point."""
+    """All data shown. `every` run; `runs`: without controls. `points`: the settings as `front.settings` returns them,
+    with `key`, `method`, `model`, `link`, `hyperparameters`, `text` and the columns of `targets.add_targets`;
+    `controls`: as `controls.controls` returns them; `layers`: as `layers.read_layers` does, of each setting's run of
+    the first seed; `areas`: the dominated share by method, "all" first; `corner`: its reference point; `parent`: the
+    run of the sweep that the report is published on."""
 
     request: Request
     x: Axis
@@ -61,57 +66,87 @@ class Report:
     bounds: list[Budget]
     best: tuple[str, list[str]] | None
     chosen: Chosen
+    layers: dict[str, list[dict[str, Any]]]
     areas: dict[str, Estimate]
     corner: tuple[float, float]
-    price: Price
+    training_cost: TrainingCost
     missing: list[str]
     parent: str | None
 
     @property
     def labelled(self) -> tuple[pandas.DataFrame, pandas.DataFrame]:
-        """`points` and `controls` as they are drawn: by method, and of several models by method and model."""
+        """`points` and `controls` as they are drawn: by method, or by method and model if there are several models."""
         tables = (self.points, self.controls)
         if self.points["model"].nunique() < 2:
             return tables
-        points, beside = (table.assign(method=table["method"] + ", " + table["model"]) for table in tables)
-        return points, beside
+        points, controls = (table.assign(method=table["method"] + ", " + table["model"]) for table in tables)
+        return points, controls
+
+    @cached_property
+    def means(self) -> pandas.DataFrame:
+        """The means of all metrics over the seeds of each setting, controls too."""
+        return self.every.groupby("setting", sort=False).mean(numeric_only=True)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each setting and control in the page's order."""
+        return {str(name): place for place, name in enumerate([*self.points.index, *self.controls.index])}
 
     @property
     def scope(self) -> str:
-        """What it is on, in a line."""
+        """Models, data set, and the numbers of settings, runs, seeds and controls."""
         models = ", ".join(sorted(set(self.runs["model"])))
         seeds = f"{self.runs['seed'].nunique()} seeds" if self.runs["seed"].nunique() > 1 else "one seed"
-        counts = f"{len(self.points)} settings, {len(self.runs)} runs, {seeds}"
-        beside = f"; {len(self.controls)} controls" if len(self.controls) else ""
-        return f"{models} on {self.runs['dataset'].iloc[0]}: {counts}{beside}"
+        counts = f"{counted(len(self.points), 'setting')}, {counted(len(self.runs), 'run')}, {seeds}"
+        more = f"; {counted(len(self.controls), 'control')}" if len(self.controls) else ""
+        return f"{models} on {self.runs['dataset'].iloc[0]}: {counts}{more}"
 
 
 def build(request: Request) -> Report:
-    """The report on `request`, from MLflow alone. UserError for whatever is wrong with the request or the runs."""
+    """Build the report on `request` from MLflow's records alone. Raise UserError if the request is invalid or its runs
+    cannot be compared."""
     recorded = read(request)
     x, y = axis(request.x, recorded.metrics), axis(request.y, recorded.metrics)
     bounds = budgets(request.budget, recorded.metrics)
-    every = _usable(recorded, [x, y, *(bound.axis for bound in bounds)])
-    _comparable(every, x, y)
+    every = _usable(recorded, [x, y])
+    _require_comparable(every, [x, y, *(bound.axis for bound in bounds)])
     runs = every[every["control"] == ""]
     if runs.empty:
-        raise UserError(f"{request.title} has controls alone: name the runs that they stand beside too")
-    paid = price(every)
-    points = _described(front.settings(runs, x, y), runs, x, y, paid)
-    beside = controls(every, x, y)
-    theirs, not_compared = overlay(runs, x, y)
+        raise UserError(f"{request.title} has only controls: name the runs that they are controls of too")
+    cost = training_cost(every)
+    points = _described(front.settings(runs, x, y), runs, x, y, cost)
+    published, not_compared = overlay(runs, x, y)
     best = front.best(runs, y, bounds) if bounds else None
     areas, corner = _areas(runs, x, y)
-    missing = recorded.missing + _missing(points, every, paid, bounds, best)
+    missing = recorded.missing + _missing(points, every, cost, bounds, best) + _not_known(runs, bounds)
     chosen = _choose(request, runs, points, best, y)
     if chosen.layers is None:
         missing.append(f"the layers of {chosen.run['name']}: its run has no {LAYERS}")
-    found = (every, runs, points, beside, theirs, not_compared, bounds, best, chosen, areas, corner, paid, missing)
-    return Report(request, x, y, *found, recorded.parent)
+    layers = _layers(request, points, runs, missing)
+    return Report(
+        request=request,
+        x=x,
+        y=y,
+        every=every,
+        runs=runs,
+        points=points,
+        controls=controls(every, x, y),
+        published=published,
+        not_compared=not_compared,
+        bounds=bounds,
+        best=best,
+        chosen=chosen,
+        layers=layers,
+        areas=areas,
+        corner=corner,
+        training_cost=cost,
+        missing=missing,
+        parent=recorded.parent,
+    )
 
 
 def _usable(recorded: Recorded, axes: list[Axis]) -> pandas.DataFrame:
-    """The runs that have every metric that is drawn or bounded."""
+    """Select the runs that have all metrics of `axes`, and note in `recorded.missing` how many lack one."""
     names = list(dict.fromkeys(a.name for a in axes))
     runs = recorded.runs
     for name in names:
@@ -123,25 +158,40 @@ def _usable(recorded: Recorded, axes: list[Axis]) -> pandas.DataFrame:
     return usable
 
 
-def _comparable(runs: pandas.DataFrame, x: Axis, y: Axis) -> None:
-    for drawn in (x, y):
-        if drawn.relative and runs["model"].nunique() > 1:
-            models = ", ".join(sorted(set(runs["model"])))
-            raise UserError(f"{drawn.name} is told against each model's own dense network: give model= one of {models}")
-        if drawn.measured and runs["device"].nunique() > 1:
-            devices = ", ".join(sorted(set(runs["device"])))
-            raise UserError(f"{drawn.name} was measured on several devices, {devices}: give runs=[...] of one of them")
+def _require_comparable(runs: pandas.DataFrame, axes: list[Axis]) -> None:
+    """Raise UserError where an axis or a bound is relative to several networks, or was measured on several devices."""
+    for one in axes:
+        known = runs[runs[one.name].notna()]
+        if one.relative and known["model"].nunique() > 1:
+            models = ", ".join(sorted(set(known["model"])))
+            raise UserError(f"{one.name} is relative to each model's own dense network: give model= one of {models}")
+        if one.measured and known["device"].nunique() > 1:
+            devices = ", ".join(sorted(set(known["device"])))
+            raise UserError(f"{one.name} was measured on several devices, {devices}: give runs=[...] of one of them")
 
 
-def _described(points: pandas.DataFrame, runs: pandas.DataFrame, x: Axis, y: Axis, paid: Price) -> pandas.DataFrame:
+def _not_known(runs: pandas.DataFrame, bounds: list[Budget]) -> list[str]:
+    """Return a line for each metric of `bounds` that some settings of `runs` have in no seed: they keep no bound."""
+    lines = []
+    for name in dict.fromkeys(bound.axis.name for bound in bounds):
+        known = runs.groupby("setting")[name].count() > 0
+        if not known.all():
+            lines.append(f"settings without {name}, which the budget leaves out: {int((~known).sum())} of {len(known)}")
+    return lines
+
+
+def _described(
+    points: pandas.DataFrame, runs: pandas.DataFrame, x: Axis, y: Axis, cost: TrainingCost
+) -> pandas.DataFrame:
     first = runs.drop_duplicates("setting").set_index("setting")
-    points = points.join(first[["method", "model", "link", "knobs"]])
-    points["text"] = [hover(str(name), row, x, y, paid) for name, row in points.iterrows()]
+    points = add_targets(points.join(first[["key", "method", "model", "link", "hyperparameters"]]), runs)
+    points["text"] = [hover(str(name), row, x, y, cost) for name, row in points.iterrows()]
     return points
 
 
 def _areas(runs: pandas.DataFrame, x: Axis, y: Axis) -> tuple[dict[str, Estimate], tuple[float, float]]:
-    """The dominated share of the box between the worst and the best single runs, the dense network's x among them."""
+    """Estimate by method, and for all, the dominated share of the box spanned by all runs and the dense network's x;
+    return these and the worst corner of the box."""
     dense = [DENSE_AT[x.name]] if x.name in DENSE_AT else []
     name = x.name.replace("/", "/dense_", 1)
     dense += [float(runs[name].max())] if name in runs else []
@@ -156,27 +206,25 @@ def _areas(runs: pandas.DataFrame, x: Axis, y: Axis) -> tuple[dict[str, Estimate
 
 
 def _missing(
-    points: pandas.DataFrame, runs: pandas.DataFrame, paid: Price, bounds: list[Budget], best: Any
+    points: pandas.DataFrame, runs: pandas.DataFrame, cost: TrainingCost, bounds: list[Budget], best: Any
 ) -> list[str]:
     lines = []
-    if alone := int((points["seeds"] == 1).sum()):
-        which = f"{alone} of {len(points)}"
-        lines.append(f"settings of one seed, without interval and told apart by counted costs alone: {which}")
+    if single := int((points["seeds"] == 1).sum()):
+        which = f"{single} of {len(points)}"
+        lines.append(f"settings of one seed, without interval, compared by counted costs alone: {which}")
     if undecided := int((points["state"] == UNDECIDED).sum()):
         lines.append(f"undecided settings, which more seeds would decide: {undecided}")
     if bounds and best is None:
         lines.append(f"no setting keeps {' and '.join(map(str, bounds))}")
-    if paid.unknown:
-        lines.append(
-            f"{paid.unknown} of {len(runs)} runs do not tell what their stages took (recorded by an older version)"
-        )
+    if cost.unknown:
+        lines.append(f"runs without the training cost of every stage (older version): {cost.unknown} of {len(runs)}")
     return lines
 
 
 def _choose(
     request: Request, runs: pandas.DataFrame, points: pandas.DataFrame, best: tuple[str, list[str]] | None, y: Axis
 ) -> Chosen:
-    """The best under the budget; else the knee; else the front's best that is not dense."""
+    """Choose the best setting under the budget, else the knee, else the best compressed setting on the front."""
     bend = points.index[points["knee"]]
     if best:
         setting, why = best[0], f"best under {request.budget}"
@@ -186,10 +234,10 @@ def _choose(
         ranked = points[points["front"]].sort_values("y", ascending=not y.maximize, kind="stable")
         smaller = ranked[ranked["method"] != "dense"]
         setting, why = str((smaller if len(smaller) else ranked).index[0]), "the front's best compressed setting"
-    own = runs[runs["setting"] == setting].sort_values("seed").iloc[0]
-    run = {name: own[name] for name in ("run_id", "name", "link", "seed")}
-    times = tuple(float(own.get(f"latency/{name}", math.nan)) for name in ("dense_ms", "ms"))
-    layers, bench = _artifact(request, own["run_id"], LAYERS), _artifact(request, own["run_id"], BENCH)
+    first = runs[runs["setting"] == setting].sort_values("seed").iloc[0]
+    run = {name: first[name] for name in ("run_id", "name", "link", "seed")}
+    times = tuple(float(first.get(f"latency/{name}", math.nan)) for name in ("dense_ms", "ms"))
+    layers, bench = _artifact(request, first["run_id"], LAYERS), _artifact(request, first["run_id"], BENCH)
     if not (layers and bench):
         return Chosen(setting, why, run, layers, (times[0], times[1]))
     timed = {row["layer"]: row for row in bench["layers"]}
@@ -199,8 +247,18 @@ def _choose(
     return Chosen(setting, why, run, layers, (times[0], times[1]), on)
 
 
+def _layers(
+    request: Request, points: pandas.DataFrame, runs: pandas.DataFrame, missing: list[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Read the layers of each setting's run of the first seed, those on the front first."""
+    first = runs.sort_values("seed", kind="stable").drop_duplicates("setting").set_index("setting")["run_id"]
+    order = points.sort_values("front", ascending=False, kind="stable").index
+    with outages_as(UserError, "MLflow's artifacts cannot be read: "):
+        return read_layers(connect(store_of(request)), {str(name): first[name] for name in order}, missing)
+
+
 def _artifact(request: Request, run: str, name: str) -> Any:
-    """The JSON artifact `name` of a run; None where it has none."""
+    """Load the JSON artifact `name` of a run, None if it has none."""
     with outages_as(UserError, "MLflow's artifacts cannot be read: "), tempfile.TemporaryDirectory() as folder:
         client = connect(store_of(request))
         if name not in {artifact.path for artifact in client.list_artifacts(run)}:

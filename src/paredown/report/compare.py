@@ -1,4 +1,4 @@
-"""Which published rows a report may be held against: same data set, same network, a cost that its axis can show."""
+"""Published rows that a report is comparable with: same data set, same network, and a value on both axes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from paredown import published
-from paredown.config import CONF
+from paredown.core.config import CONF
 from paredown.frontier.axes import Axis
+from paredown.published.quantities import differing
 
 if TYPE_CHECKING:
     import pandas
 
-# metric: the published column that gives it, where the row has one
+# metric: published column of the same quantity
 ACCURACIES = {
     "final/top1": "top1",
     "best/top1": "top1",
     "selected/top1": "top1",
     "final/top5": "top5",
+    "best/top5": "top5",
     "gain/top1": "gain_top1",
+    "gain/best_top1": "gain_top1",
     "gain/base_top1": "gain_top1",
     "gain/base_best_top1": "gain_top1",
+    "gain/top5": "gain_top5",
+    "gain/best_top5": "gain_top5",
+    "gain/base_top5": "gain_top5",
+    "gain/base_best_top5": "gain_top5",
 }
 COSTS = {"cost/speed_up": "speed_up", "cost/sparsity": "sparsity", "cost/compression": "compression"}
 OF_DENSE = {"cost/macs": ("cost/dense_macs", "speed_up"), "cost/params": ("cost/dense_params", "compression")}
@@ -28,8 +35,8 @@ OURS = "conv_fc"
 
 
 def overlay(runs: pandas.DataFrame, x: Axis, y: Axis) -> tuple[pandas.DataFrame, list[str]]:
-    """The published rows that can be drawn beside `runs`, with `x`, `y` and `text` (for the hover) added, and in words
-    which others of the same data set and model could not, and why."""
+    """Return the published rows that can be drawn beside `runs`, with the columns `x`, `y` and `text` (shown on hover),
+    and lines that say which other rows of the same data set and models cannot be drawn, and caveats."""
     rows = published.load()
     models = sorted(set(runs["model"]))
     same = rows[(rows["dataset"] == runs["dataset"].iloc[0]) & rows["model"].isin(models)]
@@ -44,16 +51,16 @@ def overlay(runs: pandas.DataFrame, x: Axis, y: Axis) -> tuple[pandas.DataFrame,
     why += _without(placed, x, y)
     placed = placed.dropna(subset=["x", "y"])
     placed["text"] = [hover(row) for _, row in placed.iterrows()]
-    return placed, why + _counted(placed, x) + ([_protocol(runs)] if len(placed) else [])
+    return placed, why + _counted(placed, x) + _measured(placed, y) + ([_protocol(runs)] if len(placed) else [])
 
 
 def hover(row: Any) -> str:
-    """A published row in full, its doubts too."""
-    knobs = ", ".join(f"{name}={value}" for name, value in row["knobs"].items())
+    """Return a published row, with its mark and note, as HTML lines."""
+    hyperparameters = ", ".join(f"{name}={value}" for name, value in row["hyperparameters"].items())
     counted = f"counted by {row['counting']}" if row["counting"] else ""
     doubt = f"<b>{row['mark']}</b>: {row['note']}" if row["mark"] else row["note"]
     gain = f"gain against {row['gain_reference']}" if row["gain_reference"] else ""
-    lines = [f"<b>{row['label']}</b>, published", row["id"], knobs, counted, gain, _wrapped(doubt)]
+    lines = [f"<b>{row['label']}</b>, published", row["id"], hyperparameters, counted, gain, _wrapped(doubt)]
     return "<br>".join(line for line in lines if line)
 
 
@@ -64,28 +71,30 @@ def _wrapped(text: str) -> str:
 
 
 def _fits(network: dict[str, Any], model: str, runs: pandas.DataFrame) -> bool:
-    """Whether some run of `model` has the very network that a paper used."""
+    """Return whether any run of `model` has the network that the paper used."""
     wanted = _settings(model) | {name: str(value) for name, value in network.items()}
-    return any(_own(params, wanted) == wanted for params in runs.loc[runs["model"] == model, "params"])
+    return any(
+        {name: params.get(f"model.{name}") for name in wanted} == wanted
+        for params in runs.loc[runs["model"] == model, "params"]
+    )
 
 
-def _own(params: dict[str, str], wanted: dict[str, str]) -> dict[str, str | None]:
-    return {name: params.get(f"model.{name}") for name in wanted}
+UNPRINTED = ("weights", "head", "weight_decay", "defaults")  # settings of a model that make no other network
 
 
 def _settings(model: str) -> dict[str, str]:
-    """What conf/model says of the network, as MLflow's parameters are written."""
+    """Load the network's arguments from conf/model, formatted like MLflow's parameters."""
     import json
 
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{model}.yaml"))
-    shape = {name: value for name, value in values.items() if name not in ("weights", "weight_decay", "defaults")}
+    shape = {name: value for name, value in values.items() if name not in UNPRINTED}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in shape.items()}
 
 
 def _networks(others: pandas.DataFrame) -> list[str]:
-    """One line per model and published network that no run has."""
+    """Return a line per model and published network that no run has."""
     groups = Counter((row["model"], str(row["network"]), row["paper"]) for _, row in others.iterrows())
     lines = []
     for (model, network, paper), number in groups.items():
@@ -98,8 +107,8 @@ def _networks(others: pandas.DataFrame) -> list[str]:
 def _cost(row: Any, x: Axis, runs: pandas.DataFrame) -> float:
     if x.name in OF_DENSE:
         dense, ratio = OF_DENSE[x.name]
-        own = runs.loc[runs["model"] == row["model"], dense] if dense in runs else runs["model"][:0]
-        return float(own.median()) / row[ratio] if len(own) else float("nan")
+        costs = runs.loc[runs["model"] == row["model"], dense] if dense in runs else runs["model"][:0]
+        return float(costs.median()) / row[ratio] if len(costs) else float("nan")
     if x.name in COSTS:
         return float(row[COSTS[x.name]])
     if x.name == f"cost/speed_up_{row['counting']}":
@@ -108,7 +117,7 @@ def _cost(row: Any, x: Axis, runs: pandas.DataFrame) -> float:
 
 
 def _without(placed: pandas.DataFrame, x: Axis, y: Axis) -> list[str]:
-    """How many rows lack the accuracy or the cost that is drawn."""
+    """Count, by paper, the rows without a value on one of the axes."""
     lines = []
     for part, name in (("x", x.name), ("y", y.name)):
         lost = placed[placed[part].isna()]
@@ -118,7 +127,7 @@ def _without(placed: pandas.DataFrame, x: Axis, y: Axis) -> list[str]:
 
 
 def _instead(rows: pandas.DataFrame, part: str) -> str:
-    """The metric under which most of `rows` would be seen."""
+    """Name the metric that most of `rows` do have a value for."""
     names = COSTS if part == "x" else ACCURACIES
     has = {metric: int(rows[column].notna().sum()) for metric, column in names.items()}
     best = max(has, key=lambda metric: has[metric])
@@ -126,12 +135,22 @@ def _instead(rows: pandas.DataFrame, part: str) -> str:
 
 
 def _protocol(runs: pandas.DataFrame) -> str:
-    """How these runs were trained, where a reader may think of the papers' protocols."""
-    told = []
-    for name, word in (("recipe.epochs", "epochs"), ("dataset.fraction", "of the images")):
+    """Describe the training protocols of `runs`, which are seldom those of the papers."""
+    parts = []
+    for name, unit in (("recipe.epochs", "epochs"), ("dataset.fraction", "of the images")):
         values = sorted({params.get(name, "?") for params in runs["params"]})
-        told.append(f"{', '.join(values)} {word}")
-    return f"the papers trained by their own protocols; these runs: {' on '.join(told)}"
+        parts.append(f"{', '.join(values)} {unit}")
+    return f"the papers trained by their own protocols; these runs: {' on '.join(parts)}"
+
+
+def _measured(placed: pandas.DataFrame, y: Axis) -> list[str]:
+    """Say of how many rows the accuracy or the gain is another quantity than the one drawn: of the best epoch instead
+    of the last, or against another network."""
+    if y.name not in ACCURACIES:
+        return []
+    rows = [dict(row) for _, row in placed.iterrows()]
+    found = differing(rows, ACCURACIES[y.name], y.name)
+    return [f"drawn by {y.name}, but another quantity, {what}: {number} rows" for what, number in found.items()]
 
 
 def _counted(placed: pandas.DataFrame, x: Axis) -> list[str]:

@@ -1,35 +1,37 @@
-"""What is asked of a report, as typed after src/report.py."""
+"""The request of a report, as typed after src/report.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from paredown.command import settings, several
-from paredown.errors import UserError
-
-OTHER_NAMES = {"tracking.uri": "uri"}  # as src/run.py calls it
+from paredown.core import requests
+from paredown.core.constraints import Checked
+from paredown.core.errors import UserError
+from paredown.core.requests import Folder, Listed
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """Which runs (`sweep`, or `dataset` and `model` over everything recorded, or run ids), the two metrics to draw, a
-    `budget` (as 'speed_up>=3'), whether only `certified` points count, and where the records and the report lie."""
+    `budget` (as 'speed_up>=3'), whether only `certified` points count, and the folders of records and report."""
 
     sweep: str | None = None
     dataset: str | None = None
     model: str | None = None
-    runs: tuple[str, ...] = ()
+    runs: Annotated[tuple[str, ...], Listed] = ()
     x: str = "cost/macs"
     y: str = "final/top1"
     budget: str | None = None
     certified: bool = False
-    output: str = "outputs"
-    uri: str | None = None
-    folder: str | None = None
+    output: Folder = Path("outputs")
+    uri: str | None = field(default=None, metadata={"key": "tracking.uri"})
+    folder: Folder | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.sweep or self.dataset or self.model or self.runs):
             raise UserError("a report on what? give sweep=NAME, dataset=NAME (with model=NAME), or runs=[ID,ID,...]")
         for name in ("sweep", "dataset", "model"):
@@ -38,7 +40,7 @@ class Request:
 
     @property
     def title(self) -> str:
-        """What it is on, for people and for the report's folder."""
+        """The title of the report, and the name of its folder."""
         parts = [
             self.sweep,
             self.dataset,
@@ -49,16 +51,10 @@ class Request:
 
     @property
     def place(self) -> Path:
-        """Where the report's files go."""
-        return Path(self.folder or Path(self.output) / "reports" / self.title).expanduser()
+        """The folder of the report's files."""
+        return self.folder or self.output / "reports" / self.title
 
 
 def parse(words: Sequence[str]) -> Request:
-    """The request of `words`, each key=value. UserError for anything else."""
-    known = [field.name for field in fields(Request) if field.name != "uri"] + list(OTHER_NAMES)
-    values = {OTHER_NAMES.get(key, key): value for key, value in settings(words, known).items()}
-    certified = values.pop("certified", "false")
-    if certified not in ("true", "false"):
-        raise UserError(f"certified={certified} is neither true (certified points alone) nor false (all)")
-    runs = tuple(several(values.pop("runs", "")))
-    return Request(runs=runs, certified=certified == "true", **values)
+    """Return the request of `words`, each key=value. Raise UserError for whatever is wrong with them."""
+    return requests.parse(Request, words)

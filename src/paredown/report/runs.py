@@ -1,36 +1,40 @@
-"""The recorded runs of a request, out of MLflow: one row per finished experiment, named by its setting."""
+"""The runs of a request as MLflow records them: one row per finished experiment, labelled by its setting."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paredown.errors import UserError, nearest
-from paredown.report.naming import CONTROL, controlled, identity, label, labels, varied
+from paredown.core.errors import UserError, nearest, printable
+from paredown.core.files import read_json
+from paredown.report.grouping import CONTROL, controlled, identity, label, labels, varied
 from paredown.report.request import Request
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
-from paredown.tracking.view import CERTIFIED, run_link
+from paredown.tracking.view import CERTIFICATE, CERTIFIED, EXPERIMENTS, FOLDER, artifact_link, local_server, run_link
 
 if TYPE_CHECKING:
     import pandas
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENTS, LISTING = "tags.kind = 'experiment'", "sweep.json"
-LOCAL_SERVER = "http://127.0.0.1:5000"  # where `make dashboard` shows a local database
+LISTING = "sweep.json"
+KEY_DIGITS = 20
+TAGS = ("method", "model", "dataset", "target", "device", "code", "debug", CONTROL)
 
 
 @dataclass
 class Recorded:
-    """`runs`: a row per finished run with `run_id`, `name`, `link`, `setting`, `method`, `model`, `dataset`, `seed`,
-    `control` and `of` (its kind, and the setting that it stands beside; '' for others), `knobs` (what tells the setting
-    from others of its method), `params`, `stages` (name: key), `price` (None, or an entry per stage) and the `metrics`.
-    `parent` is the sweep's run, `missing` what a reader must know is not there."""
+    """`runs`: a row per finished run with `run_id`, `name`, `link`, `certificate` (the address of its export's, or ''),
+    `setting` and its `key` (the same in every report), `method`, `model`, `dataset`, `seed`, `control`
+    and `of` (kind of control and its setting; '' for others), `hyperparameters` (those that vary among the settings of
+    its method), `params`, `stages` (name: key), `price` (training cost per stage, or None) and `metrics`.
+    `parent`: the sweep's run; `missing`: lines on data that a reader might expect and that is not shown."""
 
     runs: pandas.DataFrame
     metrics: list[str]
@@ -39,7 +43,7 @@ class Recorded:
 
 
 def store_of(request: Request) -> str:
-    """The URI of the records. UserError where no local database is."""
+    """Return the URI of the records. Raise UserError if the local database does not exist."""
     uri = check_uri(request.uri) or check_uri(f"{SQLITE}{request.output}/mlflow.db")
     if uri and uri.startswith(SQLITE) and not database_path(uri).is_file():
         raise UserError(f"nothing is recorded in {database_path(uri)}: give output=FOLDER or tracking.uri=URI")
@@ -47,22 +51,32 @@ def store_of(request: Request) -> str:
 
 
 def read(request: Request) -> Recorded:
-    """The runs that `request` names. UserError where none is finished, names are unknown, or data sets are mixed."""
+    """Read the runs of `request`. Raise UserError if none is finished, a name is unknown or data sets are mixed."""
     uri = store_of(request)
     missing: list[str] = []
     with outages_as(UserError, f"{public(uri)} does not answer as an MLflow store: "):
         client = connect(uri)
         found, parent = _search(client, request, missing)
+        for run in found:
+            _make_printable(run)
     missing += _unfinished(found)
     done = [run for run in found if run.info.status == "FINISHED"]
     if not done:
-        said = f" ({'; '.join(missing)})" if missing else ""
-        raise UserError(f"{request.title}: no run is finished yet{said}")
+        details = f" ({'; '.join(missing)})" if missing else ""
+        raise UserError(f"{request.title}: no run is finished yet{details}")
     done = _without_debug(_certified(done, request, missing), request, missing)
     _require_one_data_set(done, request)
-    server = LOCAL_SERVER if uri.startswith(SQLITE) else public(uri)
+    server = local_server(database_path(uri).parent) if uri.startswith(SQLITE) else public(uri)
     metrics = sorted({name for run in done for name in run.data.metrics})
     return Recorded(_table(_once(done, missing), server), metrics, parent, missing)
+
+
+def _make_printable(run: Run) -> None:
+    """Replace control characters in the parameters and tags of `run`, which end in a terminal and on a page."""
+    for values in (run.data.params, run.data.tags):
+        printed = {printable(name): printable(value) for name, value in values.items()}
+        values.clear()
+        values.update(printed)
 
 
 def _search(client: MlflowClient, request: Request, missing: list[str]) -> tuple[list[Run], str | None]:
@@ -73,34 +87,51 @@ def _search(client: MlflowClient, request: Request, missing: list[str]) -> tuple
     parents = _runs(client, "tags.kind = 'sweep'", {"sweep": request.sweep}) if request.sweep else []
     parent = max(parents, key=lambda run: run.info.start_time, default=None)
     if parent:
-        found += _elsewhere(client, parent, found, wanted, missing)
+        found += _taken_over(client, parent, found, wanted, missing)
     if not found:
-        _explain(client, wanted, bool(parent) and len(wanted) == 1)
-    whole = parent and len(wanted) == 1  # a part of a sweep does not go on the whole one's page
+        _raise_not_found(client, wanted, bool(parent) and len(wanted) == 1)
+    whole = parent and len(wanted) == 1  # a report on part of a sweep is not published on the sweep's page
     return found, parent.info.run_id if parent and whole else None
 
 
-def _elsewhere(
+def _taken_over(
     client: MlflowClient, parent: Run, found: list[Run], wanted: dict[str, str], missing: list[str]
 ) -> list[Run]:
-    """The runs that the sweep lists in its sweep.json and that another sweep has tagged since: a run has one parent."""
-    names = _listed(client, parent.info.run_id) - {run.info.run_name for run in found}
+    """Find the runs that the sweep lists in its sweep.json but that a later sweep tagged as its own."""
+    names = _listed(client, parent.info.run_id) - set(map(_folder, found))
     if not names:
         return []
     others = {name: value for name, value in wanted.items() if name != "sweep"}
-    runs = [run for run in _runs(client, EXPERIMENTS, others) if run.info.run_name in names]
-    waiting = len(names - {run.info.run_name for run in runs})
+    runs = [run for run in _runs(client, EXPERIMENTS, others) if _folder(run) in names]
+    waiting = len(names - set(map(_folder, runs)))
     if waiting and not others:
         missing.append(f"experiments of the sweep that have not begun: {waiting}")
     return runs
+
+
+def _folder(run: Run) -> str:
+    return str(run.data.tags.get(FOLDER, run.info.run_name))  # older runs bear the name of their folder
 
 
 def _listed(client: MlflowClient, parent: str) -> set[str]:
     if LISTING not in {artifact.path for artifact in client.list_artifacts(parent)}:
         return set()
     with tempfile.TemporaryDirectory() as folder:
-        listing = json.loads(Path(client.download_artifacts(parent, LISTING, folder)).read_text())
-    return {entry["folder"] for entry in listing["experiments"]}
+        path = Path(client.download_artifacts(parent, LISTING, folder))
+        listing: _Listing = read_json(path, _Listing, "finish the sweep: it records the file again")
+    return {entry.folder for entry in listing.experiments}
+
+
+@dataclass(frozen=True)
+class _Listed:
+    folder: str
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a report reads of the list of a sweep's experiments."""
+
+    experiments: list[_Listed]
 
 
 def _runs(client: MlflowClient, base: str, tags: dict[str, str]) -> list[Run]:
@@ -130,8 +161,7 @@ def _get(client: MlflowClient, run: str) -> Run:
     return found
 
 
-def _explain(client: MlflowClient, wanted: dict[str, str], started: bool) -> None:
-    """Why nothing was found, as a UserError."""
+def _raise_not_found(client: MlflowClient, wanted: dict[str, str], started: bool) -> None:
     if started:
         raise UserError(f"{wanted['sweep']}: no run of this sweep is finished yet")
     every = _runs(client, "tags.kind != 'none'", {})
@@ -151,7 +181,7 @@ def _unfinished(found: Iterable[Run]) -> list[str]:
 
 
 def _certified(runs: list[Run], request: Request, missing: list[str]) -> list[Run]:
-    """Where they alone are asked for, the runs whose network was exported and found equal to the trained one."""
+    """Select, if the request asks for it, the runs whose exported network was verified against the trained one."""
     if not request.certified:
         return runs
     equal = [run for run in runs if run.data.tags.get(CERTIFIED)]
@@ -165,7 +195,7 @@ def _certified(runs: list[Run], request: Request, missing: list[str]) -> list[Ru
 
 
 def _without_debug(runs: list[Run], request: Request, missing: list[str]) -> list[Run]:
-    """Debug runs mean nothing: of everything recorded they are left out, where they were asked for they are named."""
+    """Drop debug runs from reports on everything recorded; keep and report those of a sweep or named by id."""
     real = [run for run in runs if run.data.tags.get("debug", "None") == "None"]
     if len(real) == len(runs):
         return runs
@@ -186,7 +216,7 @@ def _require_one_data_set(runs: Sequence[Run], request: Request) -> None:
 
 
 def _once(runs: Sequence[Run], missing: list[str]) -> list[Run]:
-    """Each setting and seed once, the run that ended last: one recorded twice is no second seed."""
+    """Keep the latest run of each setting and seed: a repeated run is not another seed."""
     latest: dict[tuple[str, str], Run] = {}
     for run in sorted(runs, key=lambda run: run.info.end_time or 0):
         latest[identity(run), run.data.tags.get("seed", "")] = run
@@ -195,27 +225,38 @@ def _once(runs: Sequence[Run], missing: list[str]) -> list[Run]:
     return list(latest.values())
 
 
+def _price(tags: Mapping[str, str]) -> list[dict[str, float]] | None:
+    """Return the training cost of each stage; None where it was not recorded, or cut by MLflow as too long."""
+    try:
+        found: list[dict[str, float]] = json.loads(tags.get("price", "null"))
+    except json.JSONDecodeError:
+        return None
+    return found
+
+
 def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
     import pandas
 
-    knobs = varied(runs)
-    names = labels({identity(run): label(run, knobs) for run in runs})
+    varying = varied(runs)
+    names = labels({identity(run): label(run, varying) for run in runs})
     rows = []
     for run in runs:
         tags, params = run.data.tags, run.data.params
+        place = run.info.experiment_id, run.info.run_id
         row = {
             "run_id": run.info.run_id,
-            "name": run.info.run_name,
-            "link": run_link(server, run.info.experiment_id, run.info.run_id),
+            "name": printable(str(run.info.run_name)),
+            "link": run_link(server, *place),
+            "certificate": artifact_link(server, *place, CERTIFICATE) if tags.get(CERTIFIED) else "",
             "setting": names[identity(run)],
+            "key": hashlib.sha256(identity(run).encode()).hexdigest()[:KEY_DIGITS],
             "seed": tags.get("seed", ""),
             "of": names.get(controlled(run), "") if tags.get(CONTROL) else "",
-            "knobs": {name: params[name] for name in knobs[tags.get("method", "")] if name in params},
+            "hyperparameters": {name: params[name] for name in varying[tags.get("method", "")] if name in params},
             "params": params,
             "stages": {name: key for name, key in tags.items() if name.startswith("stage/")},
-            "price": json.loads(tags["price"]) if "price" in tags else None,
+            "price": _price(tags),
         }
-        told = ("method", "model", "dataset", "target", "device", "debug", CONTROL)
-        named = {name: tags.get(name, "") for name in told}
-        rows.append(row | named | run.data.metrics)
+        tagged = {name: tags.get(name, "") for name in TAGS}
+        rows.append(row | tagged | run.data.metrics)
     return pandas.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""The report's table in the terminal."""
+"""The report in the terminal."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from paredown.report import targets
 from paredown.report.build import Report
-from paredown.report.page import answers, cells, price_words
-from paredown.report.words import spread
+from paredown.report.formatting import spread
+from paredown.report.page import answers, cells, training_cost_summary
 
-COLUMNS = {"cost/speed_up": "fewer MACs", "latency/speed_up": "measured"}  # in a wide terminal
-WIDE = 110
+WIDE = 110  # characters
+COLUMNS = {"cost/speed_up": "fewer MACs", "latency/speed_up": "measured"}  # of a terminal of at least WIDE
 
 
 def show(report: Report, files: list[Path]) -> None:
-    """Print the settings, the answers, what is missing, and where the files are."""
+    """Print the settings, the main findings, what is missing, and the paths of `files`."""
     console = Console()
-    extra = COLUMNS if console.width >= WIDE else {}
+    is_wide = console.width >= WIDE
+    extra = COLUMNS if is_wide else {}
     columns = {name: head for name, head in extra.items() if name in report.runs and name != report.x.name}
+    with_target = is_wide and targets.any_target(report.points)
     table = Table()
-    table.add_column("setting", overflow="fold")  # alone gives way in a narrow terminal
+    table.add_column("setting", overflow="fold")  # the only column that folds in a narrow terminal
     for head in ("seeds", report.y.name, report.x.name):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for head in columns.values():
+    for head in [*([targets.HEAD] if with_target else []), *columns.values()]:
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in report.points.iterrows():
         marks = "*" if row["front"] else " "
         words = [f"{marks} {escape(str(name))}", str(row["seeds"]), spread(row, "y"), spread(row, "x"), row["state"]]
+        words += [targets.cell(row)] if with_target else []
         table.add_row(*words, *cells(report, str(name), list(columns)))
     for name, row in report.controls.iterrows():
         words = [f"  {escape(str(name))}", str(row["seeds"]), spread(row, "y"), spread(row, "x"), "control"]
+        words += [""] if with_target else []
         table.add_row(*words, *cells(report, str(name), list(columns)), style="dim")
-    console.print(report.scope, style="bold", highlight=False)
+    console.print(escape(report.scope), style="bold", highlight=False)
     console.print(table)
-    said = ["* on the front of the means; ± half a 95 % t interval", *answers(report), price_words(report)]
-    said += [f"Missing: {line}" for line in report.missing]
-    said += [f"Published: {line}" for line in report.not_compared]
-    said += [f"On the sweep's page in MLflow too: run {report.parent}"] if report.parent else []
-    for line in said:
+    lines = ["* on the front of the means; ± half a 95 % t interval", *answers(report), training_cost_summary(report)]
+    lines += [f"Missing: {line}" for line in report.missing]
+    lines += [f"Published: {line}" for line in report.not_compared]
+    lines += [f"Also on the sweep's page in MLflow: run {report.parent}"] if report.parent else []
+    for line in [*lines, *map(str, files)]:
         console.print(escape(line), soft_wrap=True, highlight=False)
-    for path in files:
-        console.print(escape(str(path)), soft_wrap=True, highlight=False)

@@ -1,67 +1,101 @@
-"""A planned sweep, run: alone under its name, recorded, shown, and left in order however it ends."""
+"""Execution of a planned sweep: locked by its name, displayed, recorded, and closed in order however it ends."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import Timeout
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
 from paredown.sweep import cluster
-from paredown.sweep.board import Board
+from paredown.sweep.display import Display
 from paredown.sweep.driver import run_trials
-from paredown.sweep.live import Display
+from paredown.sweep.mlflow_sync import MlflowSync
 from paredown.sweep.planning import Plan
-from paredown.sweep.records import Records
+from paredown.sweep.progress import Progress
+from paredown.sweep.spec import Search, Stop
+from paredown.sweep.watch import ClusterLost, Ending, end_soon, processes_of_ray, relax, watched
 from paredown.tracking.tracker import Status
 
+log = logging.getLogger("paredown")
 
-def run(plan: Plan, link: cluster.Link) -> Board:
-    """Run what is missing of `plan` on the Ray that `link` connects to. Whatever stops it, what was finished is kept
-    and recorded.
 
-    Raises UserError before anything starts where there is no Ray to run on, or none with room for an experiment.
+def run(plan: Plan, connect: cluster.Connect) -> Progress:
+    """Run what is missing of `plan` on the Ray cluster that `connect` joins. Finished experiments are kept and recorded
+    whatever interrupts it.
+
+    Raise UserError before anything starts if there is no Ray cluster, or none with enough resources for an experiment.
     """
-    board = Board(plan)
-    if not board.open:
-        board.add_controls()  # all that was asked for is done: they may be left
-    with _alone(plan) as folder:
-        asked = board.open
-        dashboard = link() if asked else None
-        records = Records(board, folder)
+    progress = Progress(plan)
+    if not progress.has_work:
+        progress.add_controls()  # all experiments are finished, perhaps not all controls
+    with _exclusive(plan) as folder:
+        has_work = progress.has_work
+        dashboard = connect() if has_work else None
+        sync = MlflowSync(progress, folder)
         status: Status = "FAILED"
+
+        def ending(reason: str) -> str:  # while Ray blocks this thread
+            line = _count(progress, reason)
+            sync.close("KILLED")
+            return line
+
         try:
-            if asked:
-                with Display(board, dashboard):
-                    _run(board, folder)
+            if has_work:
+                with Display(progress, dashboard):
+                    _run(progress, folder, ending)
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ClusterLost):
             status = "KILLED"
             raise
         finally:
-            if asked:  # else one may still be starting
+            if has_work:  # otherwise Ray may still be starting
                 cluster.disconnect()
-            records.close(status)
-    return board
+            sync.close(status)
+            relax()
+    return progress
 
 
-def _run(board: Board, folder: Path) -> None:
-    """The sweep's own experiments, then their controls, which no search proposes and no rule stops."""
-    sweep = board.plan.sweep
-    if sweep.search or any(not planned.control for planned in board.waiting):
-        run_trials(board, folder, sweep.search, sweep.stop)
-    board.add_controls()
-    if board.waiting:
-        run_trials(board, folder)
+def _run(progress: Progress, folder: Path, ending: Ending) -> None:
+    """Run the sweep's experiments, then their controls, which no search proposes and no rule stops."""
+    sweep = progress.plan.sweep
+    if sweep.search or any(not planned.control for planned in progress.waiting):
+        _run_watched(progress, folder, ending, sweep.search, sweep.stop)
+    progress.add_controls()
+    if progress.waiting:
+        _run_watched(progress, folder, ending)
+
+
+def _run_watched(
+    progress: Progress, folder: Path, ending: Ending, search: Search | None = None, stop: Stop | None = None
+) -> None:
+    """Run the trials. Raise ClusterLost, with what is done so far, where the local Ray dies before they are done."""
+    processes = processes_of_ray()
+    try:
+        with watched(processes, ending):
+            run_trials(progress, folder, search, stop)
+    except ClusterLost as error:
+        line = _count(progress, str(error))
+        if search or progress.waiting or progress.running:
+            end_soon(str(error), processes, ending)
+            raise ClusterLost(line) from error
+        log.warning("%s, when every experiment was done", error)
+
+
+def _count(progress: Progress, reason: str) -> str:
+    """Say how many experiments are done, with those that workers stored and Ray did not report before `reason`."""
+    progress.take_stored()
+    return f"{reason}; {len(progress.results)} of {progress.total} experiments are done and kept"
 
 
 @contextmanager
-def _alone(plan: Plan) -> Iterator[Path]:
-    """The sweep's own folder, held by one driver at a time."""
+def _exclusive(plan: Plan) -> Iterator[Path]:
+    """Lock the sweep's folder against other drivers. Raise UserError if another one holds it."""
     try:
-        with plan.store.alone(plan.folder, timeout=0):
+        with plan.store.exclusive(plan.folder, timeout=0):
             yield plan.folder
     except Timeout as error:
         raise UserError(f"sweep {plan.sweep.name} is running already (it holds {plan.folder}/.lock)") from error

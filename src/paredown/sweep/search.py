@@ -1,7 +1,8 @@
-"""A search: Optuna proposes experiments through Ray's OptunaSearch, and what it learnt is kept beside the sweep."""
+"""Hyperparameter search: Optuna proposes experiments through Ray's OptunaSearch; its journal is kept with the sweep."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,40 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from paredown.errors import UserError
-from paredown.plan import digest
-from paredown.sweep.board import Board
-from paredown.sweep.file import Dimension, Search, Sweep, proposed
-from paredown.sweep.planning import Planned, prepared
-from paredown.sweep.tree import Tree
+from paredown.core.errors import UserError
+from paredown.core.keys import digest
+from paredown.sweep.planning import Planned, prepare_points
+from paredown.sweep.progress import Progress
+from paredown.sweep.searcher import StageSearcher
+from paredown.sweep.spec import Dimension, Search, Sweep, proposed
 
 FILE = "search.journal"
-MOST = 10  # proposals for each experiment that is asked for
+MAX_PROPOSALS = 10  # per experiment that is asked for
 
 
-class SearchTree(Tree):
-    """Hands Tune what Optuna proposes, `search.concurrent` at a time, in the order in which it can start.
+class OptunaStageSearcher(StageSearcher):
+    """Submits the proposals of Optuna to Tune, at most `search.concurrent` at a time.
 
-    Optuna's journal in `folder` outlives the driver: run again, it goes on with all that was learnt, and proposes anew
-    what was in flight. Another space, or another setting of the experiments, is another study.
+    Optuna's journal in `folder` survives the driver: the same command continues the study with all earlier results and
+    proposes again what was running. Another space, or other settings of the experiments, make another study.
     """
 
-    def __init__(self, board: Board, search: Search, folder: Path) -> None:
-        super().__init__(board)
+    def __init__(self, progress: Progress, search: Search, folder: Path) -> None:
+        super().__init__(progress)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = JournalStorage(JournalFileBackend(str(folder / FILE)))
-        metrics = board.metrics
-        one = not search.cost and search.algorithm != "nsga2"
-        name = _study(board.plan.sweep, search, one)
+        metrics = progress.metrics
+        single = not search.cost and search.algorithm != "nsga2"
+        name = _study_name(progress.plan.sweep, search, single)
         self.search = search
-        self._asked: dict[str, list[str]] = {}  # the proposals that wait for an experiment's result
+        self._proposals: dict[str, list[str]] = {}  # proposal ids that wait for a result, by the experiment's key
         self._count = 0
-        for values in _take_up(storage, name):
-            board.add(next(prepared(board.plan.sweep, [proposed(board.plan.sweep, values)])))
+        for values in _restore_study(storage, name):
+            progress.add(next(prepare_points(progress.plan.sweep, [proposed(progress.plan.sweep, values)])))
         self.proposer = OptunaSearch(
             {key: _distribution(dimension) for key, dimension in search.space.items()},
-            metric=metrics.accuracy if one else [metrics.accuracy, metrics.cost],
-            mode="max" if one else ["max", "min"],
+            metric=metrics.accuracy if single else [metrics.accuracy, metrics.cost],
+            mode="max" if single else ["max", "min"],
             sampler=_sampler(search),
             study_name=name,
             storage=storage,
@@ -54,62 +55,65 @@ class SearchTree(Tree):
 
     @property
     def left(self) -> bool:
-        """Whether to propose more: most proposals are new experiments, but a small space may have no more to offer."""
-        return len(self.board.points) < self.search.trials and self._count < MOST * self.search.trials
+        """Whether to propose more. The number of proposals is limited, since a small space may be used up."""
+        limit = MAX_PROPOSALS * self.search.trials
+        return len(self.progress.points) < self.search.trials and self._count < limit
 
     @property
     def _exhausted(self) -> bool:
         return super()._exhausted and not self.left
 
     def _choose(self) -> Planned | None:
-        while self.left and len(self.board.waiting) + len(self.board.running) < self.search.concurrent:
+        while self.left and len(self.progress.waiting) + len(self.progress.running) < self.search.concurrent:
             self._propose()
         return super()._choose()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna what an experiment gave."""
+        """Record the end of a trial and report every available result to Optuna."""
         super().on_trial_complete(trial_id, result, error)
-        for key in [*self.board.results, *self.board.failed, *self.board.stopped]:
-            self._answer(key)
+        for key in [*self.progress.results, *self.progress.failed, *self.progress.stopped]:
+            self._report_result(key)
 
     def _propose(self) -> None:
         self._count += 1
         name = f"{self._count}"
-        point = proposed(self.board.plan.sweep, self.proposer.suggest(name) or {})
+        point = proposed(self.progress.plan.sweep, self.proposer.suggest(name) or {})
         try:
-            (planned,) = prepared(self.board.plan.sweep, [point])
+            (planned,) = prepare_points(self.progress.plan.sweep, [point])
             self._add(planned, name)
-        except UserError:  # a target that cannot be met, say: Optuna learns to leave that corner
+        except UserError:  # for example an impossible target: Optuna learns to avoid that region
             self.proposer.on_trial_complete(name, error=True)
-        except OSError:  # the store is away, which says nothing of the proposal
+        except OSError:  # the store is unreachable: not the proposal's fault
             self._count -= 1
             self.proposer.on_trial_complete(name, error=True)
             raise
 
     def _add(self, planned: Planned, name: str) -> None:
         key = planned.experiment.key
-        if key not in self.board.planned:
-            self.board.add(planned)
-        self._asked.setdefault(key, []).append(name)
-        self._answer(key)
+        if key not in self.progress.planned:
+            self.progress.add(planned)
+        self._proposals.setdefault(key, []).append(name)
+        self._report_result(key)
 
-    def _answer(self, key: str) -> None:
-        if key in self.board.running or key in {planned.experiment.key for planned in self.board.waiting}:
+    def _report_result(self, key: str) -> None:
+        if key in self.progress.running or key in {planned.experiment.key for planned in self.progress.waiting}:
             return
-        for name in self._asked.pop(key, []):
-            row = self.board.results.get(key)
-            self.proposer.on_trial_complete(name, result=row, error=key in self.board.failed)
+        for name in self._proposals.pop(key, []):
+            row = self.progress.results.get(key)
+            self.proposer.on_trial_complete(name, result=row, error=key in self.progress.failed)
 
 
-def _study(sweep: Sweep, search: Search, one: bool) -> str:
-    """The sweep's name and what its results depend on: its space, its metrics, and an experiment of it by its key."""
+def _study_name(sweep: Sweep, search: Search, single: bool) -> str:
+    """Return the sweep's name with a digest of all that its results depend on: space, metrics, and the key of one
+    experiment."""
     first = proposed(sweep, {key: dimension.first for key, dimension in search.space.items()})
-    (planned,) = prepared(sweep, [first])
-    return f"{sweep.name}-{digest([search.space, sweep.metrics, one, planned.experiment.key])[:8]}"
+    (planned,) = prepare_points(sweep, [first])
+    space = {key: asdict(dimension) for key, dimension in search.space.items()}
+    return f"{sweep.name}-{digest([space, asdict(sweep.metrics), single, planned.experiment.key])[:8]}"
 
 
-def _take_up(storage: BaseStorage, name: str) -> list[dict[str, Any]]:
-    """What an earlier try has results of; what it had in flight is put first in the queue."""
+def _restore_study(storage: BaseStorage, name: str) -> list[dict[str, Any]]:
+    """Return the values of all completed trials of an earlier run, and enqueue those that were running."""
     if name not in optuna.get_all_study_names(storage):
         return []
     study = optuna.load_study(study_name=name, storage=storage)

@@ -1,4 +1,4 @@
-"""The function that Ray runs; light, since it is unpickled before anything is known to be needed."""
+"""The function that Ray runs. It imports little: workers unpickle it before they need torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 
 def trial(settings: dict[str, Any]) -> None:
-    """One experiment in a Tune trial: `settings["work"]` is its specification as JSON."""
+    """Run one experiment in a Tune trial; `settings["spec"]` is its specification as JSON."""
     from ray import tune
 
-    from paredown.sweep.work import perform  # torch and Lightning: once for each actor
+    from paredown.core.lean import import_leanly
 
-    perform(json.loads(settings["work"]), tune.report)
+    import_leanly()
+    from paredown.sweep.worker import perform  # torch and Lightning: once for each actor
+
+    perform(json.loads(settings["spec"]), tune.report)

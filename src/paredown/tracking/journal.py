@@ -1,4 +1,4 @@
-"""An experiment's records on its own disk, before any server hears of them: JSON lines and kept files."""
+"""The write-ahead journal of an experiment's records: JSON lines and artifact files on its local disk."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from paredown.errors import UserError
+from paredown.core.errors import UserError
+from paredown.core.files import naming, parse_json, reading, replacing, write_text
 
 NAME = "journal.jsonl"
 FOLDER = "tracking"  # inside the experiment's folder
@@ -19,11 +21,44 @@ FOLDER = "tracking"  # inside the experiment's folder
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Start:
+    time: int
+    id: str
+    experiment: str
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    time: int
+    step: int
+    values: dict[str, int | float]
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    time: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Finish:
+    time: int
+    status: str
+    tags: dict[str, str]
+
+
+KINDS: dict[str, Any] = {"start": _Start, "metrics": _Metrics, "artifact": _Artifact, "finish": _Finish}
+
+
 class Journal:
     """The journal in `folder`/tracking: `journal.jsonl`, one record a line, and `files/`, the artifacts.
 
-    Every record has a `kind` (start, metrics, artifact, finish) and a `time` in milliseconds since 1970. One
-    process writes, any number read; a line without its newline is not there yet.
+    Every record has a `kind` (start, metrics, artifact, finish) and a `time` in milliseconds since 1970. One process
+    writes, any number read; a last line without its newline is ignored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,21 +67,21 @@ class Journal:
         self.files = self.folder / "files"
 
     def append(self, kind: str, **values: Any) -> None:
-        """Add one record; on return it is with the operating system, and no kill can take it back. On an OSError (a
-        full disk) nothing of it stays."""
+        """Append one record. On return the operating system has it, so it survives a kill; on an OSError (a full disk)
+        the journal is unchanged."""
         self.folder.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000} | values)
         self.path.touch()
-        whole = self.path.stat().st_size
+        size = self.path.stat().st_size
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError:
-            os.truncate(self.path, whole)  # only when it is closed, which writes what it still can of half a line
+            os.truncate(self.path, size)  # after closing the file, which may have written part of the line
             raise
 
     def read(self, offset: int = 0, most: int | None = None) -> tuple[list[Record], int]:
-        """Up to `most` records from byte `offset` on, and the offset behind the last of them."""
+        """Return up to `most` records from byte `offset` on, and the offset after the last of them."""
         records: list[Record] = []
         for record, end in self._lines(offset):
             records.append(record)
@@ -56,7 +91,7 @@ class Journal:
         return records, offset
 
     def repair(self) -> None:
-        """Cut off a last line that a crash tore. Only for the one process that writes."""
+        """Truncate an incomplete last line, left by a crash. Only the writing process may call this."""
         if not self.path.is_file():
             return
         content = self.path.read_bytes()
@@ -64,25 +99,22 @@ class Journal:
             os.truncate(self.path, whole)
 
     def keep(self, source: Path, name: str) -> None:
-        """Hold the file `source` as `name` until it is sent, whatever becomes of the original."""
-        target, temporary = self._room_for(name)
-        try:
-            os.link(source.resolve(), temporary)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        """Keep a link to or copy of the file `source` as `name`, independent of the original."""
+        with replacing(self._target(name)) as temporary:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source.resolve(), temporary)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(source, temporary)
 
     def keep_text(self, text: str, name: str) -> None:
-        """Hold `text` as the file `name`."""
-        target, _ = self._room_for(name)
-        write_text(target, text)
+        """Keep `text` as the file `name`."""
+        write_text(self._target(name), text)
 
-    def _room_for(self, name: str) -> tuple[Path, Path]:
+    def _target(self, name: str) -> Path:
         target = self.files / check_name(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        return target, temporary
+        return target
 
     def _lines(self, offset: int) -> Iterator[tuple[Record, int]]:
         if not self.path.is_file():
@@ -96,24 +128,22 @@ class Journal:
                 yield self._parse(line, offset), offset
 
     def _parse(self, line: bytes, end: int) -> Record:
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{self.path}: the line before byte {end} is not JSON ({error}): delete it") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write through a temporary name and a rename (`blueprint` does the same, but imports torch)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+        with reading(self.path, f"delete the line before byte {end}"):
+            record: Record = json.loads(line)
+            kind = record.get("kind") if isinstance(record, dict) else None
+            if kind not in KINDS:
+                raise UserError(f"{self.path}: the line before byte {end} is no record: delete it")
+            parse_json(line, KINDS[kind])
+            if kind == "artifact":
+                check_name(record["name"])
+            return record
 
 
 def check_name(name: str) -> str:
-    """`name` if MLflow takes it for a metric, parameter or artifact: at most 250 letters, digits, `_-.:/` and
-    blanks, no empty or `..` part, no `..` at the start. Else raises ValueError: it would hold up the rest."""
+    """Return `name` if MLflow accepts it for a metric, parameter or artifact: at most 250 letters, digits, `_-.:/` and
+    spaces, no empty or `..` part, no `..` at the start. Raise ValueError otherwise: it would block later records."""
     parts = PurePosixPath(name).parts
     clean = name == "/".join(parts) and not name.startswith(("/", "..")) and ".." not in parts
     if not re.fullmatch(r"[\w\-. :/]{1,250}", name) or not clean:
-        raise ValueError(f"MLflow takes no record named {name!r}: letters, digits, '_-.: ' and single '/' only")
+        raise ValueError(f"MLflow accepts no record named {name!r}: letters, digits, '_-.: ' and single '/' only")
     return name

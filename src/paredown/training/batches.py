@@ -1,12 +1,13 @@
-"""What a fit reads: batches of a data set, on the device and for the rank that Lightning gave it."""
+"""The batches of a fit, on the device and for the rank that Lightning gives it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import LightningDataModule
 
-from paredown.plan import Fit
+from paredown.core.hooks import Hooks
 
 if TYPE_CHECKING:
     from paredown.data.images import ImageData
@@ -14,22 +15,25 @@ if TYPE_CHECKING:
 
 
 class Batches(LightningDataModule):
-    """The training batches of `stage`, ordered by `seed`, and those of each evaluated split of `data`, in batches of
-    `eval_batch_size` images on one rank."""
+    """The training batches of a fit, `batch_size` over all ranks and ordered by `seed`, and those of each evaluated
+    split of `data`, in batches of `eval_batch_size` images on one rank."""
 
-    def __init__(self, data: ImageData, stage: Fit, seed: int, eval_batch_size: int) -> None:
+    def __init__(
+        self, data: ImageData, batch_size: int, hooks: Sequence[Hooks], seed: int, eval_batch_size: int
+    ) -> None:
         super().__init__()
-        self.data, self.stage, self.seed, self.eval_batch_size = data, stage, seed, eval_batch_size
+        self.data, self.batch_size, self.hooks = data, batch_size, hooks
+        self.seed, self.eval_batch_size = seed, eval_batch_size
 
     def train_dataloader(self) -> TrainLoader:
-        """What the first hook offers, else the augmented training images."""
-        size, place = self.stage.recipe.batch_size, self._place()
-        offers = (hook.loader(self.data, size, self.seed, **place) for hook in self.stage.hooks)
-        own: TrainLoader | None = next((offer for offer in offers if offer is not None), None)
-        return self.data.train_loader(size, self.seed, **place) if own is None else own
+        """Return what the first hook offers, else the augmented training images."""
+        place = self._place()
+        offers = (hook.loader(self.data, self.batch_size, self.seed, **place) for hook in self.hooks)
+        offered: TrainLoader | None = next((offer for offer in offers if offer is not None), None)
+        return self.data.train_loader(self.batch_size, self.seed, **place) if offered is None else offered
 
     def val_dataloader(self) -> list[EvalLoader]:
-        """One loader for each of the data set's `eval_splits`."""
+        """Return one loader for each of the data set's `eval_splits`."""
         place = self._place()
         return [self.data.eval_loader(name, self.eval_batch_size, **place) for name in self.data.eval_splits]
 

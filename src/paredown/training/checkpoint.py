@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-STRUCTURE = "structure"  # the metadata entry that holds everything but the tensors
+from paredown.core.errors import UserError
+from paredown.core.files import reading, write_tensors
+
+# entries of the metadata: everything but the tensors, and a SHA-256 of all
+STRUCTURE, DIGEST = "structure", "sha256"
+REMEDY = "delete it: that fit starts again"
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -24,21 +28,49 @@ class SafeCheckpointIO(CheckpointIO):
         """Write `checkpoint` (dicts, lists, numbers, strings, tensors); TypeError for anything else."""
         tensors: dict[str, Tensor] = {}
         structure = json.dumps(_flatten(checkpoint, tensors))
-        temporary = Path(f"{path}.{os.getpid()}")
-        save_file(tensors, temporary, metadata={STRUCTURE: structure})
-        temporary.replace(path)
+        write_tensors(Path(path), tensors, {STRUCTURE: structure, DIGEST: _digest(structure, tensors)})
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The dictionary written by `save_checkpoint`, its tensors on the CPU."""
-        with safe_open(path, framework="pt") as file:
+        """Return the dictionary written by `save_checkpoint`, its tensors on the CPU. Raise UserError for damage."""
+        with reading(path, REMEDY), safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            return _restore(json.loads(file.metadata()[STRUCTURE]), tensors)
+            metadata = file.metadata() or {}
+            structure = metadata[STRUCTURE]
+            # checkpoints of older versions have none
+            if metadata.get(DIGEST, made := _digest(structure, tensors)) != made:
+                raise UserError(f"{path} is not as it was written ({REMEDY})")
+            found = _restore(json.loads(structure), tensors)
+            if not isinstance(found, dict):
+                raise UserError(f"{path} holds no checkpoint ({REMEDY})")
+            return found
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete the file."""
         Path(path).unlink(missing_ok=True)
+
+
+def content(value: Any) -> bytes:
+    """Return the bytes of `value`, which a checkpoint can hold: equal for equal values."""
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_flatten(value, tensors)).encode()
+    return structure + b"".join(part.tobytes() for part in _buffers(tensors))
+
+
+def _digest(structure: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash a checkpoint: names, types and shapes are in the file's header, whose damage moves the bytes."""
+    found = hashlib.sha256(structure.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(*_buffers({name: tensor}))
+    return found.hexdigest()
+
+
+def _buffers(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    for tensor in tensors.values():
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

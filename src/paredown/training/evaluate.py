@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paredown.core.progress import passed
+
 
 @torch.inference_mode()
 def evaluate(module: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
-    """Loss, top1 and top5 (percent) of `module` over `loader`, in fp32."""
+    """Compute loss, top1 and top5 (percent) of `module` over `loader`, in fp32."""
     module = module.to(device).eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for images, labels in loader:
+    for images, labels in passed(loader, "evaluation"):
         logits = module(images)
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = functional.cross_entropy(logits, labels, reduction="sum")

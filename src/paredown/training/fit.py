@@ -1,86 +1,105 @@
-"""Run one `Fit`: a Lightning trainer around a network, resumed from its last checkpoint where there is one."""
+"""The training of one `Fit`: a Lightning trainer around a network, resumed from its last checkpoint."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-from paredown import distributed
-from paredown.plan import Context, Fit, Network
+from paredown.core import distributed
+from paredown.core.errors import UserError
+from paredown.core.hooks import Context, FitState
+from paredown.core.network import Network
+from paredown.core.plan import Fit
+from paredown.layers.strided import subsampled
 from paredown.training.batches import Batches
-from paredown.training.checkpoint import SafeCheckpointIO
-from paredown.training.machine import Machine, device_of
+from paredown.training.checkpoint import SafeCheckpointIO, content
+from paredown.training.machine import RAY, Machine
 from paredown.training.module import FitModule, Row
 from paredown.training.progress import Progress
-
-if TYPE_CHECKING:
-    from paredown.data.images import ImageData
+from paredown.training.unused import has_unused
 
 CHECKPOINT = "last.safetensors"
-RAY = "ray"  # the strategy of ranks that Ray Train started
+FINDING = "ddp_find_unused_parameters_true"  # Lightning's name
+log = logging.getLogger("paredown")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def fit(
     network: Network,
     stage: Fit,
-    data: ImageData,
-    seed: int,
+    context: Context,
     machine: Machine,
     folder: Path,
     report: Callable[[int, Row], None],
-    shared: Path | None = None,
 ) -> list[Row]:
-    """Train `network` in place; returns one row of figures per epoch. `report(epoch, row)` is called on every rank;
-    `shared` is the folder that hooks find in their context.
+    """Train `network` in place; return one row of figures per epoch. `report(epoch, row)` is called on every rank.
 
-    `folder` holds the checkpoint: run again after a kill, it goes on there and ends bit-equal on the CPU.
-    Raises KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
+    `folder` holds the checkpoint: run again after a kill, the fit resumes from it and ends bit-equal on the CPU.
+    Raise KeyboardInterrupt for Ctrl-C, after Lightning has shut its workers down.
     """
+    unused = machine.ranks > 1 and has_unused(network)
     network.module.train()  # a state comes from the store in eval mode, and Lightning keeps the mode it is given
-    for hook in stage.hooks:
-        hook.start(network.module, Context(data, device_of(machine.accelerator), seed, shared))
+    hooks = [copy.copy(hook) for hook in stage.hooks]  # a hook may keep attributes while a fit runs
+    state = FitState(network.module, context, stage.recipe)
+    for hook in hooks:
+        hook.start(state)
     if stage.recipe.channels_last:
         network.module.to(memory_format=torch.channels_last)
-    module = FitModule(network.module, stage, seed, data.eval_splits)
-    batches = Batches(data, stage, seed, machine.eval_batch_size)
+    module = FitModule(state, hooks, context.data.eval_splits)
+    batches = Batches(context.data, stage.recipe.batch_size, hooks, context.seed, machine.eval_batch_size)
     checkpoint = folder / CHECKPOINT
-    started = distributed.all_have(checkpoint)
+    started = distributed.all_have(checkpoint) and _whole(checkpoint, stage.name)
     trainer = _trainer(
         stage,
         machine,
-        [Keep(checkpoint, machine.checkpoint_seconds, report), Progress(stage.name, machine.progress)],
-        evaluate_first=module.keeps_best and not started,
+        [Keep(checkpoint, machine.checkpoint_seconds, report), Progress()],
+        evaluate_first=module.best_on is not None and not started,
+        unused=unused,
     )
-    with quiet():
+    with quiet(), subsampled(network.module):
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=checkpoint if started else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stopped
+    distributed.require_equal(content(module.remembered()), f"what the hooks of {stage.name} remember")
     network.module.to("cpu")
     return module.history
 
 
-def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback], evaluate_first: bool) -> pl.Trainer:
+def _whole(checkpoint: Path, stage: str) -> bool:
+    """Tell whether a fit can go on from `checkpoint`; warn where it is damaged. The same on all ranks, as its bytes."""
+    try:
+        SafeCheckpointIO().load_checkpoint(checkpoint)
+    except UserError as error:
+        log.warning("the checkpoint of %s is damaged, so that fit starts again: %s", stage, error)
+        return False
+    return True
+
+
+def _trainer(
+    stage: Fit, machine: Machine, callbacks: list[pl.Callback], evaluate_first: bool, unused: bool
+) -> pl.Trainer:
     with quiet():
         return pl.Trainer(
             accelerator=machine.accelerator,
             devices=machine.devices,
-            num_nodes=machine.nodes,
-            strategy=_strategy(machine.strategy),
+            num_nodes=1 if machine.strategy == RAY else machine.nodes,  # Ray's environment counts its own
+            strategy=_strategy(machine.strategy, unused),
             sync_batchnorm=machine.sync_batchnorm,
             precision=PRECISIONS[stage.recipe.precision],  # type: ignore[arg-type]
             max_epochs=stage.recipe.epochs,
             gradient_clip_val=stage.recipe.clip_norm,
-            plugins=[SafeCheckpointIO(), *_environment(machine.strategy)],
+            plugins=[SafeCheckpointIO(), _environment(machine.strategy)],
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=False,  # `Progress` shows ours
@@ -91,20 +110,23 @@ def _trainer(stage: Fit, machine: Machine, callbacks: list[pl.Callback], evaluat
         )
 
 
-def _strategy(name: str) -> Any:
+def _strategy(name: str, unused: bool) -> Any:
+    """Return the strategy of that name, of ranks that look for parameters without a gradient where there are `unused`
+    ones."""
     if name != RAY:
-        return name
+        return FINDING if unused else name
     from ray.train.lightning import RayDDPStrategy
 
-    return RayDDPStrategy()
+    return RayDDPStrategy(find_unused_parameters=unused)
 
 
-def _environment(strategy: str) -> list[Any]:
-    if strategy != RAY:
-        return []
-    from ray.train.lightning import RayLightningEnvironment
+def _environment(strategy: str) -> Any:
+    """Return what says which ranks there are. Without it Lightning takes a batch system's task count for them."""
+    if strategy == RAY:
+        from ray.train.lightning import RayLightningEnvironment
 
-    return [RayLightningEnvironment()]
+        return RayLightningEnvironment()
+    return TorchElasticEnvironment() if distributed.launched() else LightningEnvironment()
 
 
 class Keep(pl.callbacks.Checkpoint):
@@ -128,7 +150,7 @@ class Keep(pl.callbacks.Checkpoint):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's own notices: the command line says what matters in its own words."""
+    """Silence Lightning's notices: the command line says what matters."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

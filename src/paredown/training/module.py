@@ -12,72 +12,103 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paredown.plan import Fit, Recipe, digest
+from paredown.core.hooks import FitState, Hooks
+from paredown.core.keys import digest, identity_of
+from paredown.core.recipe import Recipe
+from paredown.training.norms import recompute, trained_norms, warn_of_lag
+from paredown.training.schedule import rate_factor
 
 Row = dict[str, float]  # the figures of one epoch, by metric name
 
 
 class FitModule(pl.LightningModule):
-    """Trains `network` as `stage` says. `history` holds one row of figures per epoch; `splits` names the evaluation
-    loaders in their order; `seed` decides every random number, anew at each epoch, so that a resumed fit repeats."""
+    """The training of the network of `fit` under its recipe with `hooks`, which have started.
 
-    def __init__(self, network: nn.Module, stage: Fit, seed: int, splits: Sequence[str]) -> None:
+    `history` holds one row of figures per epoch; `splits` names the evaluation loaders in their order. The seed of
+    the stage decides every random number, anew at each epoch, so that a resumed fit repeats.
+    """
+
+    def __init__(self, fit: FitState, hooks: Sequence[Hooks], splits: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
-        self.recipe, self.hooks, self.seed, self.splits = stage.recipe, stage.hooks, seed, splits
+        self.network = fit.model
+        self.fit, self.recipe, self.hooks, self.splits = fit, fit.recipe, hooks, splits
         self.history: list[Row] = []
-        self.keeps_best = any(hook.keeps_best for hook in stage.hooks)
+        self.best_on = next((hook.best_on for hook in hooks if hook.keeps_best), None)
         self._best: dict[str, Tensor] = {}
         self._kept: Row = {}  # what the weights in `_best` were found to be worth
         self._sums: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
         self._objective = torch.zeros(())  # the sum of what hooks put in the place of cross-entropy
         # in a tuple, so that the compiled twin does not register the weights a second time
-        self._callable = (torch.compile(network) if stage.recipe.compile else network,)
+        self._callable = (torch.compile(fit.model) if fit.recipe.compile else fit.model,)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The first optimiser that a hook offers, else the recipe's."""
-        offers = (hook.optimizer(self.network, self.recipe) for hook in self.hooks)
-        return next((offer for offer in offers if offer is not None), None) or make_optimizer(self.network, self.recipe)
+        """Return the first optimiser that a hook offers, else the recipe's."""
+        offers = (hook.optimizer(self.fit) for hook in self.hooks)
+        offered = next((offer for offer in offers if offer is not None), None)
+        self.fit.optimizer = offered or make_optimizer(self.network, self.recipe)
+        return self.fit.optimizer
+
+    def on_train_start(self) -> None:
+        """Warn of batch norms that cannot follow the weights."""
+        if not self.recipe.norm_images and self.global_rank == 0:
+            warn_of_lag(trained_norms(self.network), int(self.trainer.estimated_stepping_batches))
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, set its learning rate (a function of the epoch: nothing to restore) and reset the sums."""
-        rank_seed = digest([self.seed, self.current_epoch, self.global_rank])
+        """Seed the epoch and reset the sums."""
+        self.fit.epoch = self.current_epoch
+        self._norms = trained_norms(self.network)
+        rank_seed = digest([self.fit.context.seed, self.current_epoch, self.global_rank])
         torch.manual_seed(int(rank_seed[:15], 16))
-        given = self._given_rate()
-        factor = rate_factor(self.recipe, self.current_epoch) if given is None else given
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         self._started = time.perf_counter()
         self._reset("train")
         self._penalties, self._objective = {}, torch.zeros((), device=self.device)
 
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Set the learning rate of a step: a function of its number, so that nothing is to be restored."""
+        within = index / self.trainer.num_training_batches
+        given = self._given_rate(within)
+        factor = rate_factor(self.recipe, self.current_epoch + within) if given is None else given
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Cross-entropy plus penalties of one batch of images (B, C, H, W) and labels (B,)."""
+        """Compute cross-entropy plus penalties of one batch of images (B, C, H, W) and labels (B,)."""
         images, labels = batch
+        self.fit.step, self.fit.step_in_epoch = self.global_step, index
         for hook in self.hooks:
-            hook.before_step(self.network, self.global_step)
+            hook.before_step(self.fit)
         logits = self._callable[0](images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self._count("train", loss, logits, labels)
         entropy = loss
         for hook in self.hooks:
-            loss = hook.loss(self.network, images, logits, loss)
+            loss = hook.loss(self.fit, images, logits, loss)
         if loss is not entropy:
             self._objective = self._objective + loss.detach()
         for hook in self.hooks:
-            for name, penalty in hook.penalties(self.network, self.current_epoch / self.recipe.epochs).items():
+            for name, penalty in hook.penalties(self.fit).items():
                 loss = loss + penalty
                 self._penalties[name] = self._penalties.get(name, 0) + penalty.detach()
         return loss
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the hooks act on the gradients: averaged over ranks and unscaled, not yet clipped."""
+        for hook in self.hooks:
+            hook.after_backward(self.fit)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         """Let the hooks act after the optimiser's step."""
         for hook in self.hooks:
-            hook.after_step(self.network, self.global_step - 1)
+            hook.after_step(self.fit)
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the sums of every evaluation loader."""
+        """Let the hooks act before an epoch is evaluated, recompute the batch norms where the recipe says so, and reset
+        the sums of every evaluation loader."""
+        if not self.trainer.sanity_checking:
+            for hook in self.hooks:
+                hook.before_evaluation(self.fit)
+            self._recompute_norms()
         for split in self.splits:
             self._reset(split)
 
@@ -88,7 +119,7 @@ class FitModule(pl.LightningModule):
         self._count(self.splits[dataloader_idx], functional.cross_entropy(logits, labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Before the first epoch, where `fit` asks for it: the network as it came is the first that may be the best."""
+        """Count the network before the first epoch as the first candidate for the best, where `fit` asks for it."""
         if self.trainer.sanity_checking:
             self._keep_if_best(self._evaluated())
 
@@ -103,7 +134,7 @@ class FitModule(pl.LightningModule):
         row["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = time.perf_counter() - self._started
         for hook in self.hooks:
-            row |= hook.after_epoch(self.network, self.current_epoch)
+            row |= hook.after_epoch(self.fit)
         trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
         if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
             raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
@@ -113,30 +144,49 @@ class FitModule(pl.LightningModule):
             self.trainer.should_stop = True
 
     def on_train_end(self) -> None:
-        """Go back to the best weights, where a hook wants it."""
+        """Load the best weights, where a hook keeps them."""
         if self._best:
             self.network.load_state_dict(self._best)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the rows of the epochs done, and the best weights with their figures."""
-        checkpoint |= {"history": self.history, "best": self._best, "kept": self._kept}
+        """Keep the rows of the epochs done, the best weights with their figures, and what the hooks remember."""
+        checkpoint |= {"history": self.history, "best": self._best, "kept": self._kept, "hooks": self.remembered()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the rows of the epochs done."""
-        self.history, self._best = list(checkpoint["history"]), dict(checkpoint.get("best", {}))
-        self._kept = dict(checkpoint.get("kept", {}))
+        """Take up what `on_save_checkpoint` kept."""
+        self.history, self._best = list(checkpoint["history"]), dict(checkpoint["best"])
+        self._kept = dict(checkpoint["kept"])
+        for hook, state in zip(self._counted, checkpoint["hooks"], strict=True):
+            hook.load_state_dict(state)
+
+    def remembered(self) -> list[dict[str, Any]]:
+        """Return the states of the hooks that are part of the key."""
+        return [hook.state_dict() for hook in self._counted]
+
+    @property
+    def _counted(self) -> list[Hooks]:
+        """The hooks that are part of the key: the same ones whenever a fit of one key is resumed."""
+        return [hook for hook in self.hooks if identity_of(type(hook)).counts]
+
+    def _recompute_norms(self) -> None:
+        """Compute the batch norms' statistics anew, on every rank from the same images, so that they stay equal."""
+        if images := self.recipe.norm_images:
+            data, seed = self.fit.context.data, self.fit.context.seed
+            loader = data.chosen_loader("train", self.recipe.batch_size, seed, self.device, images=images)
+            recompute(self._norms, self.network, loader)
 
     def _keep_if_best(self, evaluated: Row) -> None:
-        if self.keeps_best and evaluated["val/top1"] > self._kept.get("val/top1", -1.0):
+        if self.best_on and evaluated[top1 := f"{self.best_on}/top1"] > self._kept.get(top1, -1.0):
             self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
             self._kept = evaluated
 
     def _evaluated(self) -> Row:
         return {name: value for split in self.splits for name, value in self._figures(split).items()}
 
-    def _given_rate(self) -> float | None:
-        """What a hook says of the learning rate after `history`."""
-        own = (hook.rate(self.history) for hook in self.hooks)
+    def _given_rate(self, within: float = 0.0) -> float | None:
+        """Return the learning rate that a hook gives for the epoch after `history`, of which the fraction `within` is
+        done, as a fraction of the first."""
+        own = (hook.rate(self.history, within) for hook in self.hooks)
         return next((factor for factor in own if factor is not None), None)
 
     def _reset(self, split: str) -> None:
@@ -165,19 +215,9 @@ class FitModule(pl.LightningModule):
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD or Adam (coupled L2) over all parameters of `network`, weight decay on each, batch norm too (GraSP)."""
+    """Make SGD or Adam (coupled L2) over all parameters of `network`, weight decay on each, batch norm too (GraSP)."""
     shared: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "foreach": True}
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), **shared)
     momentum: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
     return torch.optim.SGD(network.parameters(), **momentum, **shared)
-
-
-def rate_factor(recipe: Recipe, epoch: int) -> float:
-    """The learning rate of `epoch` (0-based) as a fraction of the first."""
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-    if recipe.schedule == "steps":
-        steps = (max(1, round(fraction * recipe.epochs)) for fraction in recipe.milestones)  # never in the first epoch
-        return recipe.gamma ** sum(epoch >= step for step in steps)
-    return 1.0

@@ -1,4 +1,4 @@
-"""The progress of a fit: one bar over all its epochs at a terminal, one line an epoch elsewhere."""
+"""The progress of a fit: its epochs, the batches of an epoch, images a second and the last epoch's figures."""
 
 from __future__ import annotations
 
@@ -6,68 +6,96 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
+import torch
 
+from paredown.core import progress
+from paredown.core.progress import Work
 from paredown.training.module import FitModule
+
+LOSS, TOP1 = "loss", "top-1 (%)"  # the panels of the curves
+SAMPLE_SECONDS = 0.5  # between two looks at the loss of a batch, which wait for a GPU
 
 
 class Progress(pl.callbacks.Checkpoint):
-    """Shows epochs done, time left and the last epoch's figures; a `Checkpoint` so that the row is written before."""
+    """The works of a fit: its epochs, and within one its batches and evaluations; a `Checkpoint`, so that an epoch's
+    row is there."""
 
-    def __init__(self, name: str, show: bool) -> None:
-        self.name, self.show = name, show
-        self.console = Console(stderr=True)
-        self.bar: Bar | None = None
+    def __init__(self) -> None:
+        self.epochs: Work | None = None
+        self.epoch: Work | None = None
+        self.evaluation: Work | None = None
+        self.sampled = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
-        """Open the bar, at the epoch a resumed fit goes on from."""
-        self.show = self.show and trainer.is_global_zero
-        epochs, done = module.recipe.epochs, trainer.current_epoch
-        if self.show and done:
-            self.console.print(f"{self.name}: going on after epoch {done} of {epochs}")
-        if self.show and self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("epochs"))
-            more = (TimeRemainingColumn(), TextColumn("left"), TextColumn("{task.fields[figures]}"))
-            self.bar = Bar(*columns, *more, console=self.console, transient=True)
-            self.task = self.bar.add_task(self.name, total=epochs, completed=done, figures="")
-            self.bar.start()
-        self.moved = time.monotonic()
+        """Enter the fit, at the epoch a resumed one goes on from, with the curves up to there."""
+        done = trainer.current_epoch
+        if done:
+            progress.tell(f"goes on after epoch {done} of {module.recipe.epochs}")
+        self.epochs = progress.begin(Work("training", module.recipe.epochs, "epochs", done=done))
+        for number, row in enumerate(module.history, 1):
+            self._point(number, row)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: FitModule, *_: Any) -> None:  # type: ignore[override]
-        """Move the bar within an epoch, at most four times a second."""
-        if self.bar and time.monotonic() - self.moved > 0.25:
-            within = trainer.fit_loop.epoch_loop.batch_progress.current.completed / trainer.num_training_batches
-            self.bar.update(self.task, completed=round(trainer.current_epoch + within, 2))
-            self.moved = time.monotonic()
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
+        """Enter the epoch."""
+        batches = int(trainer.num_training_batches)
+        self.epoch = progress.begin(Work(f"epoch {trainer.current_epoch + 1}", batches))
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: FitModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        """Count a batch of all ranks; look at its loss now and then."""
+        if self.epochs is None or self.epoch is None or not self.epoch.total:
+            return
+        self.epoch.advance(1, len(batch[0]) * trainer.world_size)
+        self.epochs.done = at = trainer.current_epoch + self.epoch.done / self.epoch.total
+        if progress.heard() and time.monotonic() - self.sampled > SAMPLE_SECONDS:
+            loss = float(outputs["loss"] if isinstance(outputs, dict) else torch.as_tensor(outputs))
+            self.epoch.figures = f"loss {loss:.3f}"
+            self.epochs.curves.setdefault(LOSS, {}).setdefault("batch", []).append((at, loss))
+            self.sampled = time.monotonic()
+
+    def on_validation_start(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
+        """Enter the evaluation of an epoch, or of the network before the first."""
+        total = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self.evaluation = progress.begin(Work("evaluation", sum(map(int, total))))
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: FitModule, outputs: Any, batch: Any, index: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count a batch of all ranks."""
+        if self.evaluation is not None:
+            self.evaluation.advance(1, len(batch[0]) * trainer.world_size)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
+        """Leave the evaluation."""
+        progress.ended(self.evaluation)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
-        """Show the epoch's figures."""
-        if not self.show:
+        """Leave the epoch, and show its figures."""
+        progress.ended(self.epoch)
+        if self.epochs is None:
             return
-        row, split = module.history[-1], module.splits[0]
-        figures = f"loss {row['train/loss']:.3f}  {split} {row[f'{split}/top1']:.2f} %"
-        if self.bar:
-            self.bar.update(self.task, completed=trainer.current_epoch + 1, figures=figures)
-        else:
-            self.console.print(
-                f"{self.name} {trainer.current_epoch + 1}/{module.recipe.epochs}  {figures}  {row['seconds']:.1f} s"
-            )
+        row, number = module.history[-1], trainer.current_epoch + 1
+        split = (*module.splits, "train")[0]
+        self.epochs.done = number
+        self.epochs.figures = f"loss {row['train/loss']:.3f}  {split} {row[f'{split}/top1']:.2f} %"
+        self._point(number, row)
+        progress.tell(f"epoch {number}/{module.recipe.epochs}  {self.epochs.figures}  {row['seconds']:.1f} s")
 
     def on_train_end(self, trainer: pl.Trainer, module: FitModule) -> None:  # type: ignore[override]
-        """Close the bar."""
-        if self.bar:
-            self.bar.stop()
+        """Leave the fit."""
+        progress.ended(self.epochs)
 
     def on_exception(self, trainer: pl.Trainer, module: FitModule, exception: BaseException) -> None:  # type: ignore[override]
-        """Close the bar, so that what comes next is readable."""
-        if self.bar:
-            self.bar.stop()
+        """Leave the fit."""
+        progress.ended(self.epochs)
+
+    def _point(self, number: int, row: dict[str, float]) -> None:
+        """Add the figures of an epoch to the curves."""
+        if self.epochs is None:
+            return
+        for name, value in row.items():
+            split, _, figure = name.partition("/")
+            panel = {"loss": LOSS, "top1": TOP1}.get(figure)
+            if panel and split in ("train", "val", "test"):
+                self.epochs.curves.setdefault(panel, {}).setdefault(split, []).append((number, value))

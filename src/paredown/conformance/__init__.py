@@ -1,0 +1,1 @@
+"""The contract of a method, runnable on any of them."""

@@ -1,0 +1,199 @@
+"""The leaderboard: a table of runs at equal budgets, and the page that ranks their settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paredown.core.errors import UserError
+from paredown.core.formatting import si
+from paredown.frontier.ranking import Ranking, rank
+from paredown.frontier.seeds import mean
+from paredown.report.claims import verdicts
+
+if TYPE_CHECKING:
+    import pandas
+
+METRICS = {
+    "top1": "final/top1",
+    "macs": "cost/macs",
+    "speed_up": "cost/speed_up",
+    "sparsity": "cost/sparsity",
+    "bytes": "cost/bytes",
+    "images": "price/images",
+    "other_images": "price/other_images",
+    "compression_images": "price/compression_images",
+    "seconds": "price/seconds",
+    "ms_b1": "bench/ms_b1",
+    "dense_ms_b1": "bench/dense_ms_b1",
+    "ms_b32": "bench/ms_b32",
+    "dense_ms_b32": "bench/dense_ms_b32",
+}
+SPENT = ("trainings", "hours")  # columns of what a run trained and no run above it: their sums are those of all
+SECONDS_AN_HOUR = 3600
+DENSE = "dense"  # the method that compresses nothing
+TAGS = ("setting", "method", "target", "control", "of", "seed", "model", "dataset", "device", "code")
+SHOWN = ("ms_b1", "ms_b32", "bytes", "images", "other_images")
+
+
+def collect(runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the leaderboard's data from recorded `runs`: a row each, sorted; metrics that a run lacks are empty."""
+    import pandas
+
+    runs = runs.sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
+    data = {name: runs[name] for name in TAGS}
+    data |= {name: runs.get(metric, math.nan) for name, metric in METRICS.items()}
+    return pandas.DataFrame(data).join(_spent(runs["price"]))
+
+
+def _spent(prices: pandas.Series[Any]) -> pandas.DataFrame:
+    """Return the trainings of each run that are of no run before it, and the hours of its stages that are not."""
+    import pandas
+
+    seen: set[str] = set()
+    rows = []
+    for entries in prices:
+        own = [entry for entry in entries if entry["key"] not in seen] if isinstance(entries, list) else []
+        seen |= {entry["key"] for entry in own}
+        seconds = sum(entry["seconds"] for entry in own)
+        rows.append((sum(entry["epochs"] > 0 for entry in own), seconds / SECONDS_AN_HOUR))
+    return pandas.DataFrame(rows, columns=list(SPENT), index=prices.index)
+
+
+def load(path: Path) -> pandas.DataFrame:
+    """Return the data that `collect` made from its CSV file."""
+    import pandas
+
+    return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in (*METRICS, *SPENT)})
+
+
+def ranking(table: pandas.DataFrame) -> Ranking:
+    """Rank the settings of `table` by top-1. Raise UserError as `rank` raises ValueError."""
+    try:
+        return rank({str(name): group["top1"].to_numpy(float) for name, group in table.groupby("setting")})
+    except ValueError as error:
+        raise UserError(f"the leaderboard cannot be ranked: {error}") from error
+
+
+def split(table: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
+    """Return the rows of dense networks and of compressions that see images, and those of compressions that see none:
+    their seeds scatter far more. All rows of a setting go together; one that an older version recorded without its
+    images goes with the other seeds, or with those that see images."""
+    most = table.groupby("setting")["compression_images"].transform("max")
+    without = (most == 0) & (table["method"] != DENSE)
+    return table[~without], table[without]
+
+
+def page(table: pandas.DataFrame, picture: str, data: str) -> str:
+    """Return the page of `table` in Markdown, with links to the files `picture` and `data`."""
+    seen, unseen = split(table)
+    found, whole = ranking(seen), table[table["method"] == DENSE].groupby("model")["macs"].max().to_dict()
+    lines = [*_head(table, found, picture, data), "", *RANKS_TEXT.splitlines(), "", *_ranks(found, seen, whole)]
+    if not unseen.empty:
+        lines += ["", *UNSEEN_TEXT.splitlines(), "", *_unseen(unseen, whole)]
+    return "\n".join([*lines, "", *_claims(found)]) + "\n"
+
+
+def _unseen(table: pandas.DataFrame, whole: Mapping[str, float]) -> Iterator[str]:
+    if table.groupby("setting").size().max() > 1:
+        yield from _ranks(ranking(table), table, whole)
+    else:
+        yield f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(set(table['setting'])))}."
+
+
+def _head(table: pandas.DataFrame, found: Ranking, picture: str, data: str) -> Iterator[str]:
+    own, images = table[table["control"] == ""], table["images"].max()
+    budget = "" if math.isnan(images) else f", at most {int(images):,} training images for all stages of a plan"
+    methods, controls = own["method"].nunique(), _settings(table) - _settings(own)
+    counts = f"{methods} methods, {_settings(own)} settings, {controls} controls"
+    yield "# Leaderboard"
+    yield ""
+    yield "Written by `make leaderboard` from what is recorded, not by hand."
+    yield ""
+    yield f"{_each(table['model'])} on {_each(table['dataset'])}{budget}."
+    yield f"{counts}, {table['seed'].nunique()} seeds, {len(table)} runs."
+    spent = f"{int(table['trainings'].sum())} trainings, {table['hours'].sum():.1f} hours of all processes together"
+    yield f"Trained on {_each(table['device'])}: {spent}; what several plans share counts once."
+    pairs, apart = len(found.adjusted), f"{100 * found.told_apart:.0f} %"
+    yield f"Of {pairs} pairs of settings that are ranked together {apart} are told apart."
+    yield f"Data of every run: [{data}]({data})."
+    yield ""
+    yield f"![Accuracy against multiply-adds, measured latency, bytes and images]({picture})"
+    yield ""
+    yield "Each method is named at its best point; controls, and what sees no training images, are in the tables alone."
+
+
+def _settings(table: pandas.DataFrame) -> int:
+    return int(table["setting"].nunique())
+
+
+def _each(column: pandas.Series[str]) -> str:
+    return ", ".join(sorted(set(column)))
+
+
+RANKS_TEXT = """## Ranks
+
+Top-1 of the deployed network after the last epoch, mean over the seeds with a 95 % confidence interval, and the
+standard deviation of the seeds. Settings that share a letter are not told apart: t tests of all pairs, corrected by
+Holm's method. The variance of a setting is drawn towards that of all, as far as they agree (Smyth 2004): three seeds
+alone say little of it. Plans that begin with the same dense training share it, seed by seed, which makes the tests
+cautious.
+Latency: the fastest exact form of the network on one thread, of one seed; empty where it was not timed. Other images:
+of searches, scoring, distillation and batch norms.
+"""
+UNSEEN_TEXT = """## Without training data
+
+The dense networks after their whole training, compressed without another image. Ranked among themselves.
+"""
+HEAD = " | ".join(
+    (
+        *("rank", "setting", "seeds", "top-1", "95 %", "sd", "groups", "MACs", "fewer than dense", "sparsity"),
+        *("ms, 1 image", "ms, 32", "bytes", "images", "other images"),
+    )
+)
+
+
+def _ranks(found: Ranking, table: pandas.DataFrame, whole: Mapping[str, float]) -> Iterator[str]:
+    """Yield the table of the settings of `table`; `whole` holds the MACs of the dense network by model: the recorded
+    speed-up of a smaller dense network is against itself."""
+    settings = table.groupby("setting")
+    seeds, spread = settings["seed"].nunique(), settings["top1"].std()
+    means = settings.agg(dict.fromkeys(METRICS, lambda column: mean(column.dropna())))
+    means["speed_up"] = settings["model"].first().map(whole).fillna(means["macs"] * means["speed_up"]) / means["macs"]
+    yield f"| {HEAD} |"
+    yield f"|{'---|' * (HEAD.count('|') + 1)}"
+    for place, name in enumerate(found.names, start=1):
+        row = means.loc[name]
+        accuracy = [f"{row['top1']:.2f}", interval(found, name), _shown(spread[name], "{:.2f}"), found.letters[name]]
+        cells = [place, name, seeds[name], *accuracy, _shown(row["macs"]), _shown(row["speed_up"], "{:.2f}x")]
+        cells += [f"{100 * row['sparsity']:.1f} %" if row["sparsity"] > 0 else ""]
+        yield f"| {' | '.join(map(str, [*cells, *(_shown(row[key]) for key in SHOWN)]))} |"
+
+
+def interval(found: Ranking, name: str) -> str:
+    """Return the confidence interval of an accuracy in percent, which ends at 0 and at 100."""
+    low, high = found.means[name] - found.half_width[name], found.means[name] + found.half_width[name]
+    return f"{max(0.0, low):.2f} to {min(100.0, high):.2f}"
+
+
+def _shown(value: float, form: str = "") -> str:
+    """Return `value` in `form`, or with an SI prefix; nothing where it is not recorded."""
+    return "" if math.isnan(value) else form.format(value) if form else si(value)
+
+
+def _claims(found: Ranking) -> Iterator[str]:
+    yield "## What literature says"
+    yield ""
+    yield CLAIMS_TEXT
+    yield ""
+    yield "| claim | here | difference of top-1 | adjusted p |"
+    yield "|---|---|---|---|"
+    for claim, verdict in verdicts(found):
+        yield f"| {claim} | {' | '.join(verdict)} |"
+
+
+CLAIMS_TEXT = """Held: the two settings are told apart in the order of the claim; not held: in the other; not told: not
+told apart. A claim that allows for a point is held where a loss of a point or more is ruled out (one-sided t tests,
+corrected among themselves by Holm's method)."""
