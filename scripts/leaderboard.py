@@ -5,6 +5,8 @@ python scripts/leaderboard.py --time        # first times one run of each settin
 python scripts/leaderboard.py --time all    # and those that were: where other things ran at the time
 
 Each setting takes about a minute and a half. Stopped, the same command goes on with those that are left.
+
+What the files hold already and is not recorded here stays: a board grows by the runs of several machines.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from paredown.core.errors import UserError  # noqa: E402
 from paredown.core.requests import Failure, exit_codes  # noqa: E402
-from paredown.report import leaderboard, leaderboard_picture  # noqa: E402
+from paredown.report import leaderboard, leaderboard_data, leaderboard_picture  # noqa: E402
 from paredown.report.request import Request  # noqa: E402
 from paredown.report.runs import read  # noqa: E402
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-DATA, PAGE, PICTURE, FRONT = "leaderboard.csv", "leaderboard.md", "leaderboard.png", "leaderboard_macs.png"
+PAGE, PICTURE, FRONT = "leaderboard.md", "leaderboard.png", "leaderboard_macs.png"
 TIMED = "bench/ms_b1"
 BENCH = (sys.executable, str(ROOT / "src" / "bench.py"))
 
@@ -89,22 +91,24 @@ def _first(request: Request, rows: pandas.DataFrame) -> dict[str, Any] | None:
 
 
 def write(request: Request, folder: Path) -> None:
-    """Write the data, then the page and the pictures from the data alone; print what is missing from them."""
+    """Write the data, joined with that of before, then the page and the pictures from the data alone; print what is
+    missing from them."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
     recorded = read(request)
-    leaderboard.collect(recorded.runs).to_csv(folder / DATA, index=False, float_format="%.10g")
-    table = leaderboard.load(folder / DATA)
-    (folder / PAGE).write_text(leaderboard.page(table, PICTURE, DATA))
+    board, published = leaderboard_data.collect(recorded.runs), leaderboard_data.read(folder, request.sweep)
+    leaderboard_data.write(leaderboard_data.join(board, published) if published else board, request.sweep, folder)
+    table = leaderboard_data.load(folder / leaderboard_data.RUNS)
+    (folder / PAGE).write_text(leaderboard.page(table, PICTURE, leaderboard_data.RUNS))
     seen, _ = leaderboard.split(table)
     ranking = leaderboard.ranking(seen)
     leaderboard_picture.save(seen, ranking, folder / PICTURE)
     leaderboard_picture.save(seen, ranking, folder / FRONT, ["macs"])
     for line in recorded.missing:
         print(f"Missing: {line}")
-    for name in (PAGE, PICTURE, FRONT, DATA):
+    for name in (PAGE, PICTURE, FRONT, leaderboard_data.RUNS, leaderboard_data.SETTINGS):
         print(folder / name)
 
 

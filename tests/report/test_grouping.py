@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +11,14 @@ import yaml
 
 from paredown.core.config import CONF
 from paredown.core.keys import setting
-from paredown.report.grouping import controlled, identity, label, labels, varied
+from paredown.report.grouping import Described, controlled, described, identity, label, labels, varied
 
 PARAMETERS = Path(__file__).parents[1] / "golden" / "parameters.json"
 GROUPS = ("method", "recipe", "model", "dataset")
 
 
-def run(tags: dict[str, str] | None = None, **params: str) -> SimpleNamespace:
-    return SimpleNamespace(data=SimpleNamespace(params=params, tags={"method": "ssc"} | (tags or {})))
+def run(tags: dict[str, str] | None = None, **params: str) -> Described:
+    return described({"method": "ssc"} | (tags or {}), params)
 
 
 def test_what_an_older_version_did_not_have_is_no_difference() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 from paredown.core.errors import UserError
-from paredown.report import leaderboard, leaderboard_picture
+from paredown.report import leaderboard, leaderboard_data, leaderboard_picture
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "leaderboard.csv"
@@ -25,7 +27,7 @@ def written(recorded, tmp_path_factory) -> Path:
 
 
 def test_every_run_is_a_row_of_the_data(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     assert len(table) == 9 and list(table["setting"].unique()) == ["dense", "ssc speed_up=3", "ssc speed_up=4"]
     assert list(table[table["method"] == "dense"]["top1"]) == pytest.approx([91.0, 91.1, 91.2])
     assert "code" in table and table["ms_b1"].isna().all() and (table["control"] == "").all()  # nothing was timed
@@ -48,14 +50,14 @@ def test_the_page_ranks_the_settings_and_tells_them_apart(written) -> None:
 
 
 def test_one_timed_seed_of_a_setting_is_enough(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     table.loc[table["setting"] == "dense", "ms_b1"] = [1.5, math.nan, math.nan]
     row = next(line for line in leaderboard.page(table, "", "").splitlines() if line.startswith("| 1 | dense"))
     assert row.split(" | ")[10] == "1.5"
 
 
 def test_what_sees_no_image_is_ranked_apart(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     table.loc[table["setting"] == "ssc speed_up=3", "compression_images"] = 0
     table.loc[table["setting"] == "ssc speed_up=3", "top1"] = [10.0, 50.0, 90.0]
     ranks, without = leaderboard.page(table, "", "").split("## Without training data")
@@ -66,7 +68,7 @@ def test_what_sees_no_image_is_ranked_apart(written) -> None:
 
 
 def test_the_seeds_of_a_setting_stay_together_whatever_older_versions_recorded(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     ours = table["setting"] == "ssc speed_up=3"
     table.loc[ours, "compression_images"] = [0.0, math.nan, 0.0]
     seen, unseen = leaderboard.split(table)
@@ -76,7 +78,7 @@ def test_the_seeds_of_a_setting_stay_together_whatever_older_versions_recorded(w
 
 
 def test_a_smaller_dense_network_has_fewer_macs_than_the_dense_one(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     smaller = table["setting"] == "ssc speed_up=3"
     table.loc[smaller, ["method", "macs", "speed_up"]] = ["dense", 4e6, 1.0]  # it is recorded against itself
     lines = [line.split(" | ") for line in leaderboard.page(table, "", "").splitlines()]
@@ -86,7 +88,7 @@ def test_a_smaller_dense_network_has_fewer_macs_than_the_dense_one(written) -> N
 
 
 def test_a_setting_of_one_seed_has_an_interval_and_no_deviation(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     once = table[(table["setting"] != "ssc speed_up=3") | (table["seed"] == 1)]
     # t(0.975, 4) 0.1 = 0.28
     assert "| 3 | ssc speed_up=3 | 1 | 80.10 | 79.82 to 80.38 |  | c |" in leaderboard.page(once, "", "")
@@ -98,14 +100,76 @@ def test_a_setting_of_one_seed_has_an_interval_and_no_deviation(written) -> None
 
 
 def test_one_seed_ranks_nothing(written) -> None:
-    table = leaderboard.load(written / "leaderboard.csv")
+    table = leaderboard_data.load(written / "leaderboard.csv")
     with pytest.raises(UserError, match="no setting has two seeds: nothing says how much they vary"):
         leaderboard.page(table[table["seed"] == 0], "", "")
 
 
+def test_a_board_grows_by_the_runs_of_another_machine(recorded, written, tmp_path) -> None:
+    """As if dense and speed_up=3 had been published by a machine whose store is gone."""
+    both = leaderboard_data.read(written, "whole")
+    gone = both.table["setting"] != "ssc speed_up=4"
+    old = both.table[gone].assign(setting=lambda t: t["setting"].replace("ssc speed_up=3", "ssc"), top1=50.0)
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    leaderboard_data.write(leaderboard_data.Board(old, both.settings), "whole", folder)
+    here = both.table[~gone | (both.table["method"] == "dense")]
+    new = leaderboard_data.Board(here, {name: both.settings[name] for name in here["key"].unique()})
+    found = leaderboard_data.join(new, leaderboard_data.read(folder, "whole"))
+    means = found.table.groupby("setting")["top1"].mean()
+    assert dict(means) == pytest.approx({"dense": 91.1, "ssc speed_up=3": 50.0, "ssc speed_up=4": 90.1})  # ours first
+    assert len(found.table) == 9 and set(found.settings) == set(both.settings)
+    # the same command on the same store changes nothing
+    leaderboard_data.write(found, "whole", folder)
+    again = leaderboard_data.join(new, leaderboard_data.read(folder, "whole"))
+    pandas.testing.assert_frame_equal(again.table, found.table, check_dtype=False)
+
+
+def test_what_was_published_and_is_not_recorded_here_stays(recorded, written, tmp_path) -> None:
+    folder = tmp_path / "docs"
+    shutil.copytree(written, folder)
+    table = leaderboard_data.load(folder / "leaderboard.csv")
+    lost = table.iloc[[0]].assign(seed=7, top1=12.34)
+    pandas.concat([table, lost]).to_csv(folder / "leaderboard.csv", index=False)
+    command = [sys.executable, str(ROOT / "scripts" / "leaderboard.py"), "--uri", recorded.uri, "--folder", str(folder)]
+    subprocess.run([*command, "--sweep", "whole"], check=True, timeout=120)
+    after = leaderboard_data.load(folder / "leaderboard.csv")
+    assert len(after) == 10 and after.loc[after["seed"] == 7, "top1"].tolist() == [12.34]
+    done = subprocess.run([*command, "--sweep", "other"], check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_files_of_two_boards_are_not_mixed(written, tmp_path) -> None:
+    folder = tmp_path / "docs"
+    shutil.copytree(written, folder)
+    with pytest.raises(UserError, match="holds the leaderboard of sweep 'whole': give another --folder"):
+        leaderboard_data.read(folder, "leaderboard_cifar10")
+    settings = folder / "leaderboard_settings.json"
+    text = settings.read_text()
+    settings.write_text(text.replace('"speed_up": "4"', '"speed_up": "5"'))
+    with pytest.raises(UserError, match=r"lacks settings of leaderboard.csv, such as \w+: take both from one commit"):
+        leaderboard_data.read(folder, "whole")
+    settings.write_text(text[:-20])
+    with pytest.raises(UserError, match="take both files from one commit"):
+        leaderboard_data.read(folder, "whole")
+    (folder / "leaderboard.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="is no leaderboard's data: it has no column setting, method"):
+        leaderboard_data.read(folder, "whole")
+
+
+def test_times_of_one_device_are_shown(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    table["ms_b1"] = table["setting"].map({"dense": 3.25, "ssc speed_up=3": 1.5, "ssc speed_up=4": 1.75})
+    table["device"] = table["setting"].map({"dense": "this", "ssc speed_up=3": "this", "ssc speed_up=4": "that"})
+    text = leaderboard.page(table, "", "")
+    assert "3.25" in text and "1.5 |" in text and "1.75" not in text
+    assert table["ms_b1"].notna().all()
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="docs/ has no leaderboard yet")
 def test_the_committed_page_follows_from_the_committed_data(tmp_path) -> None:
-    table = leaderboard.load(DATA)
+    table = leaderboard_data.load(DATA)
     assert (ROOT / "docs" / "leaderboard.md").read_text() == leaderboard.page(table, "leaderboard.png", DATA.name)
     seen, _ = leaderboard.split(table)
     leaderboard_picture.save(seen, leaderboard.ranking(seen), tmp_path / "picture.png")
+    assert set(leaderboard_data.read(DATA.parent, "leaderboard_cifar10").settings) == set(table["key"])

@@ -18,7 +18,12 @@ def table() -> pandas.DataFrame:
     rng, rows = np.random.default_rng(0), []
     for number in range(22):
         for cost, top1 in ((2, 77 + number / 20), (20, 60 + number / 20)):
-            row = {"setting": f"method_{number:02} {cost}", "method": f"method_{number:02}", "control": ""}
+            row = {
+                "setting": f"method_{number:02} {cost}",
+                "method": f"method_{number:02}",
+                "control": "",
+                "device": "a",
+            }
             row |= {"macs": 4e7 / cost, "bytes": 1e6 / cost, "images": 2e5, "other_images": 0.0, "ms_b1": 3 / cost}
             row |= {"ms_b32": math.nan, "compression_images": 2e5}
             rows += [row | {"seed": seed, "top1": top1 + rng.normal(0, 0.3)} for seed in range(3)]

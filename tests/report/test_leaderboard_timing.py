@@ -88,5 +88,6 @@ def test_the_page_is_written_where_nothing_could_be_timed(script, recorded, tmp_
     assert "Missing: settings and seeds recorded twice, the last is shown: 1" in said.out
     assert "Missing: runs not shown: 1 failed" in said.out
     assert {path.name for path in tmp_path.glob("leaderboard*")} == {
-        *("leaderboard.csv", "leaderboard.md", "leaderboard.png", "leaderboard_macs.png"),
+        *("leaderboard.csv", "leaderboard_settings.json"),
+        *("leaderboard.md", "leaderboard.png", "leaderboard_macs.png"),
     }

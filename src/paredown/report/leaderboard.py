@@ -1,72 +1,23 @@
-"""The leaderboard: a table of runs at equal budgets, and the page that ranks their settings."""
+"""The leaderboard's page, which ranks the settings of a table of runs at equal budgets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from paredown.core.errors import UserError
 from paredown.core.formatting import si
 from paredown.frontier.ranking import Ranking, rank
 from paredown.frontier.seeds import mean
 from paredown.report.claims import verdicts
+from paredown.report.leaderboard_data import METRICS, TIMES
 
 if TYPE_CHECKING:
     import pandas
 
-METRICS = {
-    "top1": "final/top1",
-    "macs": "cost/macs",
-    "speed_up": "cost/speed_up",
-    "sparsity": "cost/sparsity",
-    "bytes": "cost/bytes",
-    "images": "price/images",
-    "other_images": "price/other_images",
-    "compression_images": "price/compression_images",
-    "seconds": "price/seconds",
-    "ms_b1": "bench/ms_b1",
-    "dense_ms_b1": "bench/dense_ms_b1",
-    "ms_b32": "bench/ms_b32",
-    "dense_ms_b32": "bench/dense_ms_b32",
-}
-SPENT = ("trainings", "hours")  # columns of what a run trained and no run above it: their sums are those of all
-SECONDS_AN_HOUR = 3600
 DENSE = "dense"  # the method that compresses nothing
-TAGS = ("setting", "method", "target", "control", "of", "seed", "model", "dataset", "device", "code")
 SHOWN = ("ms_b1", "ms_b32", "bytes", "images", "other_images")
-
-
-def collect(runs: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the leaderboard's data from recorded `runs`: a row each, sorted; metrics that a run lacks are empty."""
-    import pandas
-
-    runs = runs.sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
-    data = {name: runs[name] for name in TAGS}
-    data |= {name: runs.get(metric, math.nan) for name, metric in METRICS.items()}
-    return pandas.DataFrame(data).join(_spent(runs["price"]))
-
-
-def _spent(prices: pandas.Series[Any]) -> pandas.DataFrame:
-    """Return the trainings of each run that are of no run before it, and the hours of its stages that are not."""
-    import pandas
-
-    seen: set[str] = set()
-    rows = []
-    for entries in prices:
-        own = [entry for entry in entries if entry["key"] not in seen] if isinstance(entries, list) else []
-        seen |= {entry["key"] for entry in own}
-        seconds = sum(entry["seconds"] for entry in own)
-        rows.append((sum(entry["epochs"] > 0 for entry in own), seconds / SECONDS_AN_HOUR))
-    return pandas.DataFrame(rows, columns=list(SPENT), index=prices.index)
-
-
-def load(path: Path) -> pandas.DataFrame:
-    """Return the data that `collect` made from its CSV file."""
-    import pandas
-
-    return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in (*METRICS, *SPENT)})
 
 
 def ranking(table: pandas.DataFrame) -> Ranking:
@@ -75,6 +26,15 @@ def ranking(table: pandas.DataFrame) -> Ranking:
         return rank({str(name): group["top1"].to_numpy(float) for name, group in table.groupby("setting")})
     except ValueError as error:
         raise UserError(f"the leaderboard cannot be ranked: {error}") from error
+
+
+def timed_alike(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return `table` with the times of one device, that which timed most settings: others are not comparable."""
+    timed = table[table[list(TIMES)].notna().any(axis=1)]
+    if timed.empty:
+        return table
+    device = timed.groupby("device")["setting"].nunique().idxmax()
+    return table.assign(**{name: table[name].where(table["device"] == device) for name in TIMES})
 
 
 def split(table: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
@@ -88,6 +48,7 @@ def split(table: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
 
 def page(table: pandas.DataFrame, picture: str, data: str) -> str:
     """Return the page of `table` in Markdown, with links to the files `picture` and `data`."""
+    table = timed_alike(table)
     seen, unseen = split(table)
     found, whole = ranking(seen), table[table["method"] == DENSE].groupby("model")["macs"].max().to_dict()
     lines = [*_head(table, found, picture, data), "", *RANKS_TEXT.splitlines(), "", *_ranks(found, seen, whole)]
@@ -140,8 +101,8 @@ standard deviation of the seeds. Settings that share a letter are not told apart
 Holm's method. The variance of a setting is drawn towards that of all, as far as they agree (Smyth 2004): three seeds
 alone say little of it. Plans that begin with the same dense training share it, seed by seed, which makes the tests
 cautious.
-Latency: the fastest exact form of the network on one thread, of one seed; empty where it was not timed. Other images:
-of searches, scoring, distillation and batch norms.
+Latency: the fastest exact form of the network on one thread, of one seed; empty where it was not timed, or on another
+device than most settings. Other images: of searches, scoring, distillation and batch norms.
 """
 UNSEEN_TEXT = """## Without training data
 

@@ -14,7 +14,7 @@ from paredown.frontier.naming import LINE, Named, write_names
 from paredown.frontier.picture import MARKERS
 from paredown.frontier.plots import style
 from paredown.frontier.ranking import Ranking
-from paredown.report.leaderboard import DENSE
+from paredown.report.leaderboard import DENSE, timed_alike
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +44,7 @@ def draw(table: pandas.DataFrame, found: Ranking, costs: Sequence[str] = tuple(P
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    table = table.assign(seen=table["images"] + table["other_images"])
+    table = timed_alike(table).assign(seen=table["images"] + table["other_images"])
     own = table[table["control"] == ""]
     panels = {name: PANELS[name] for name in costs if own[name].notna().any()}
     means = own.groupby("setting", sort=False).agg({"method": "first", "top1": "mean"} | dict.fromkeys(panels, "mean"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from paredown.core.errors import UserError, nearest, printable
 from paredown.core.files import read_json
-from paredown.report.grouping import CONTROL, controlled, identity, label, labels, varied
+from paredown.report.grouping import CONTROL, Described, controlled, described, identity, key, label, labels, varied
 from paredown.report.request import Request
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
 from paredown.tracking.view import CERTIFICATE, CERTIFIED, EXPERIMENTS, FOLDER, artifact_link, local_server, run_link
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LISTING = "sweep.json"
-KEY_DIGITS = 20
 TAGS = ("method", "model", "dataset", "target", "device", "code", "debug", CONTROL)
 
 
 @dataclass
 class Recorded:
     """`runs`: a row per finished run with `run_id`, `name`, `link`, `certificate` (the address of its export's, or ''),
-    `setting` and its `key` (the same in every report), `method`, `model`, `dataset`, `seed`, `control`
+    `setting`, its `identity` and `key` (the same in every report), `method`, `model`, `dataset`, `seed`, `control`
     and `of` (kind of control and its setting; '' for others), `hyperparameters` (those that vary among the settings of
     its method), `params`, `stages` (name: key), `price` (training cost per stage, or None) and `metrics`.
     `parent`: the sweep's run; `missing`: lines on data that a reader might expect and that is not shown."""
@@ -219,10 +217,14 @@ def _once(runs: Sequence[Run], missing: list[str]) -> list[Run]:
     """Keep the latest run of each setting and seed: a repeated run is not another seed."""
     latest: dict[tuple[str, str], Run] = {}
     for run in sorted(runs, key=lambda run: run.info.end_time or 0):
-        latest[identity(run), run.data.tags.get("seed", "")] = run
+        latest[identity(_described(run)), run.data.tags.get("seed", "")] = run
     if len(latest) < len(runs):
         missing.append(f"settings and seeds recorded twice, the last is shown: {len(runs) - len(latest)}")
     return list(latest.values())
+
+
+def _described(run: Run) -> Described:
+    return described(run.data.tags, run.data.params)
 
 
 def _price(tags: Mapping[str, str]) -> list[dict[str, float]] | None:
@@ -237,10 +239,11 @@ def _price(tags: Mapping[str, str]) -> list[dict[str, float]] | None:
 def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
     import pandas
 
-    varying = varied(runs)
-    names = labels({identity(run): label(run, varying) for run in runs})
+    described_runs = [_described(run) for run in runs]
+    varying = varied(described_runs)
+    names = labels({identity(one): label(one, varying) for one in described_runs})
     rows = []
-    for run in runs:
+    for run, one in zip(runs, described_runs, strict=True):
         tags, params = run.data.tags, run.data.params
         place = run.info.experiment_id, run.info.run_id
         row = {
@@ -248,10 +251,11 @@ def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
             "name": printable(str(run.info.run_name)),
             "link": run_link(server, *place),
             "certificate": artifact_link(server, *place, CERTIFICATE) if tags.get(CERTIFIED) else "",
-            "setting": names[identity(run)],
-            "key": hashlib.sha256(identity(run).encode()).hexdigest()[:KEY_DIGITS],
+            "setting": names[identity(one)],
+            "identity": identity(one),
+            "key": key(identity(one)),
             "seed": tags.get("seed", ""),
-            "of": names.get(controlled(run), "") if tags.get(CONTROL) else "",
+            "of": names.get(controlled(one), "") if tags.get(CONTROL) else "",
             "hyperparameters": {name: params[name] for name in varying[tags.get("method", "")] if name in params},
             "params": params,
             "stages": {name: key for name, key in tags.items() if name.startswith("stage/")},

@@ -1,0 +1,155 @@
+"""The leaderboard's data: a row per run, and the parameters of each setting, joined with what was published before, so
+that a board grows by runs of several machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paredown.core.errors import UserError
+from paredown.core.files import read_json
+from paredown.report.grouping import CONTROL, Described, controlled, identity, key, label, labels, varied
+
+if TYPE_CHECKING:
+    import pandas
+
+RUNS, SETTINGS = "leaderboard.csv", "leaderboard_settings.json"
+METRICS = {
+    "top1": "final/top1",
+    "macs": "cost/macs",
+    "speed_up": "cost/speed_up",
+    "sparsity": "cost/sparsity",
+    "bytes": "cost/bytes",
+    "images": "price/images",
+    "other_images": "price/other_images",
+    "compression_images": "price/compression_images",
+    "seconds": "price/seconds",
+    "ms_b1": "bench/ms_b1",
+    "dense_ms_b1": "bench/dense_ms_b1",
+    "ms_b32": "bench/ms_b32",
+    "dense_ms_b32": "bench/dense_ms_b32",
+}
+TIMES = ("ms_b1", "ms_b32")
+SPENT = ("trainings", "hours")  # columns of what a run trained and no run above it: their sums are those of all
+SECONDS_AN_HOUR = 3600
+TAGS = ("setting", "method", "target", "control", "of", "seed", "model", "dataset", "device", "code", "key")
+LABELLED = ("method", "target", "model", CONTROL)  # the tags that a label is made of
+ONE_RUN = ["key", "seed"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """`table`: a row per run, columns TAGS, METRICS (nan where a run lacks one) and SPENT, sorted by setting and seed.
+    `settings`: the parameters of each setting by its key."""
+
+    table: pandas.DataFrame
+    settings: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """`sweep`: whose board it is; `shared`: parameters of every setting; `settings`: the others, by setting."""
+
+    sweep: str
+    shared: dict[str, str]
+    settings: dict[str, dict[str, str]]
+
+
+def collect(runs: pandas.DataFrame) -> Board:
+    """Return the board of recorded `runs`."""
+    import pandas
+
+    runs = runs.sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
+    data = {name: runs[name] for name in TAGS}
+    data |= {name: runs.get(metric, math.nan) for name, metric in METRICS.items()}
+    table = pandas.DataFrame(data).join(_spent(runs["price"])).astype({"seed": int})
+    return Board(table, dict(zip(runs["key"], runs["identity"].map(json.loads), strict=True)))
+
+
+def _spent(prices: pandas.Series[Any]) -> pandas.DataFrame:
+    """Return the trainings of each run that are of no run before it, and the hours of its stages that are not."""
+    import pandas
+
+    seen: set[str] = set()
+    rows = []
+    for entries in prices:
+        own = [entry for entry in entries if entry["key"] not in seen] if isinstance(entries, list) else []
+        seen |= {entry["key"] for entry in own}
+        seconds = sum(entry["seconds"] for entry in own)
+        rows.append((sum(entry["epochs"] > 0 for entry in own), seconds / SECONDS_AN_HOUR))
+    return pandas.DataFrame(rows, columns=list(SPENT), index=prices.index)
+
+
+def join(new: Board, published: Board) -> Board:
+    """Return `new` with the runs of `published` that it has not, all labelled by what varies among them together."""
+    import pandas
+
+    have = pandas.MultiIndex.from_frame(new.table[ONE_RUN])
+    kept = published.table[~pandas.MultiIndex.from_frame(published.table[ONE_RUN]).isin(have)]
+    if kept.empty:
+        return new
+    table = pandas.concat([new.table, kept], ignore_index=True)
+    known = {**published.settings, **new.settings}
+    settings = {name: known[name] for name in table["key"].unique()}
+    table = _labelled(table, settings).sort_values(["setting", "seed"], kind="stable", ignore_index=True)
+    return Board(table, settings)
+
+
+def _labelled(table: pandas.DataFrame, settings: Mapping[str, Mapping[str, str]]) -> pandas.DataFrame:
+    tags = table.drop_duplicates("key").set_index("key")[list(LABELLED)].to_dict("index")
+    runs = {name: Described({str(k): str(v) for k, v in tags[name].items()}, settings[name]) for name in settings}
+    varying = varied(list(runs.values()))
+    names = labels({identity(run): label(run, varying) for run in runs.values()})
+    of = {name: names.get(controlled(run), "") if run.tags[CONTROL] else "" for name, run in runs.items()}
+    named = {name: names[identity(run)] for name, run in runs.items()}
+    return table.assign(setting=table["key"].map(named), of=table["key"].map(of))
+
+
+def write(board: Board, sweep: str, folder: Path) -> None:
+    """Write the `board` of `sweep` into `folder`: RUNS and SETTINGS."""
+    board.table.to_csv(folder / RUNS, index=False, float_format="%.10g")
+    every = [set(parameters.items()) for parameters in board.settings.values()]
+    shared = dict(sorted(set.intersection(*every)))
+    own = {
+        name: {parameter: value for parameter, value in sorted(parameters.items()) if parameter not in shared}
+        for name, parameters in sorted(board.settings.items())
+    }
+    text = json.dumps({"sweep": sweep, "shared": shared, "settings": own}, indent=1)
+    (folder / SETTINGS).write_text(text + "\n")
+
+
+def load(path: Path) -> pandas.DataFrame:
+    """Return the table that `write` wrote to the CSV file `path`. Raise UserError where it is none."""
+    import pandas
+
+    try:
+        table = pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in (*METRICS, *SPENT)})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no leaderboard's data: {error}") from error
+    if absent := [name for name in (*TAGS, *METRICS, *SPENT) if name not in table]:
+        raise UserError(f"{path} is no leaderboard's data: it has no column {', '.join(absent)}")
+    return table
+
+
+def read(folder: Path, sweep: str) -> Board | None:
+    """Return the board of `sweep` that `write` left in `folder`; None if there is none. Raise UserError if it is
+    another sweep's, or damaged."""
+    if not (folder / RUNS).exists():
+        return None
+    table = load(folder / RUNS)
+    found: _Settings = read_json(folder / SETTINGS, _Settings, "take both files from one commit")
+    if found.sweep != sweep:
+        raise UserError(f"{folder} holds the leaderboard of sweep {found.sweep!r}: give another --folder")
+    settings = {name: found.shared | own for name, own in found.settings.items()}
+    wrong = [
+        name
+        for name in table["key"].unique()
+        if name not in settings or key(identity(Described({}, settings[name]))) != name
+    ]
+    if wrong:
+        raise UserError(f"{folder / SETTINGS} lacks settings of {RUNS}, such as {wrong[0]}: take both from one commit")
+    return Board(table, settings)
