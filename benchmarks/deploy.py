@@ -5,7 +5,7 @@
     python benchmarks/deploy.py --what never_slower   # every model of conf/model: SSC, low rank, unstructured masks
 
 Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last; `folded` has its
-batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts.
+batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts; `half` is what `auto` finds in bfloat16.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from paredown.layers.masked import maskable
 from paredown.methods.low_rank.papers import FORMS
 from paredown.methods.sparse.ssc.choice import apply_pair, choose
 from paredown.methods.sparse.ssc.layers import Policy
-from paredown.runtime.optimise import optimise
+from paredown.runtime.optimise import OptimisedNetwork, optimise
 from paredown.surgery.factorise import convolutions
 from paredown.surgery.rank_budget import ranks_at, reaching, uniform
 
@@ -145,16 +145,27 @@ def report(name: str, network: Network, options: argparse.Namespace) -> None:
         portable = optimise(network, options.batch, seconds=options.seconds, portable=True)
         folded = optimise(dense, options.batch, seconds=1.0, portable=True)
         runs |= {"portable": (portable.module, images), "folded": (folded.module, images)}
-        runs |= layouts("bf16", dense, images.bfloat16())
+        half = optimise(network, options.batch, dtype=torch.bfloat16, seconds=options.seconds)
+        runs |= {"half": (half.module, images.bfloat16())} | layouts("bf16", dense, images.bfloat16())
     turns = dict(zip(runs, zip(*in_turns(list(runs.values()), options.seconds), strict=True), strict=True))
     ms = {key: 1e3 * statistics.median(times) for key, times in turns.items()}
-    backends = dict(Counter(found.choices["layers"].values()))
-    print(f"{name}: {macs:.1f}x fewer MACs, {backends}, {len(turns['auto'])} turns")
-    print(f"  auto {ms['auto']:.1f} ms; faster than", end=" ")
-    for rival in ("dense", "folded", "bf16", "portable"):
+    print(f"{name}: {macs:.1f}x fewer MACs, {backends(found)}, {len(turns['auto'])} turns")
+    compare("auto", ("dense", "folded", "bf16", "portable"), turns, ms)
+    if "half" in runs:
+        print(f"  in bf16: {backends(half)}")
+        compare("half", ("bf16", "auto"), turns, ms)
+
+
+def backends(found: OptimisedNetwork) -> dict[str, int]:
+    return dict(Counter(found.choices["layers"].values()))
+
+
+def compare(ours: str, rivals: tuple[str, ...], turns: dict[str, tuple[float, ...]], ms: dict[str, float]) -> None:
+    print(f"  {ours} {ms[ours]:.1f} ms; faster than", end=" ")
+    for rival in rivals:
         if every := [key for key in turns if key.split()[0] == rival]:
             best = min(every, key=ms.__getitem__)
-            print(f"{best} {ratio(turns[best], turns['auto'])} ({ms[best]:.1f} ms)", end=", ")
+            print(f"{best} {ratio(turns[best], turns[ours])} ({ms[best]:.1f} ms)", end=", ")
     print(flush=True)
 
 

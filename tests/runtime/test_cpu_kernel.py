@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 
 from paredown.layers.ssc.layer import build
 from paredown.runtime import cpu_kernel
@@ -109,6 +110,35 @@ def test_sum_and_activation_are_part_of_the_layer() -> None:
     torch.testing.assert_close(made, (layer(x) + other).clamp(0, 6), rtol=0, atol=1e-12)
     spoilt = from_blocks(SparseConv2d(layer, 0.0, math.inf)(to_blocks(x * math.nan)), 5)
     assert spoilt.isnan().all()  # as torch's ReLU: a failure is not turned into zeros
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bf16_is_summed_in_fp32_and_rounded_once(threads: int) -> None:
+    layer = build(conv(48, 33, 3, 1), 4, 4).deployed().bfloat16()
+    x, other = images(19, 48, 9, 7).bfloat16(), images(19, 33, 9, 7).bfloat16()
+    exact = conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1) + other.double()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made = from_blocks(SparseConv2d(layer)(to_blocks(x), to_blocks(other)), 19)
+    finally:
+        torch.set_num_threads(before)
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.double(), exact, rtol=2**-8, atol=1e-5)  # half a step of 8 bits is 2**-9
+    assert (made == exact.bfloat16()).double().mean() > 0.999  # fp32 sums round otherwise at ties alone
+
+
+@needs_compiler
+def test_bf16_rounds_as_torch_does_at_ties_infinities_and_nan() -> None:
+    layer = torch.nn.Conv2d(1, 1, 1).bfloat16()
+    with torch.no_grad():
+        layer.weight.fill_(1)
+        layer.bias.zero_()
+    x = torch.arange(1, 2**16 + 1).to(torch.int16).view(torch.bfloat16).view(16, 1, 64, 64)  # every value there is
+    for other in (torch.zeros_like(x), torch.full_like(x, 2**-8), x.flip(0)):
+        made = from_blocks(SparseConv2d(layer)(to_blocks(x), to_blocks(other)), 16)
+        torch.testing.assert_close(made, (x.float() + other.float()).bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
 @needs_compiler

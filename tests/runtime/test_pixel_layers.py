@@ -92,6 +92,16 @@ def test_blocks_on_threads_that_share_filters_or_rows(threads: int, size: tuple[
         torch.set_num_threads(before)
 
 
+def test_pixels_in_bf16_are_summed_in_fp32() -> None:
+    layer, x = conv(40, 13, 3, padding=1).bfloat16(), images(3, 40, 5, 6).bfloat16()
+    made, exact = (
+        PixelConv2d(layer)(x),
+        nn.functional.conv2d(x.double(), *map(torch.Tensor.double, layer.parameters()), padding=1),
+    )
+    assert made.dtype == torch.bfloat16
+    torch.testing.assert_close(made.double(), exact, rtol=2**-8, atol=1e-5)
+
+
 def test_pixels_that_do_not_fit_are_refused() -> None:
     layer = PixelConv2d(conv(6, 8, 3))
     wrong = [images(1, 5, 7, 7), images(6, 7, 7), images(1, 6, 2, 7), images(1, 6, 7, 7).float()]
@@ -106,7 +116,8 @@ def test_pixels_are_tried_for_few_images_alone() -> None:
     few, more = (Setting(batch, CPU, torch.float32, portable=False).backends for batch in (FEW, FEW + 1))
     assert "pixels" in few and "native" in few and "pixels" not in more
     assert "pixels" not in Setting(1, CPU, torch.float32, portable=True).backends
-    assert "pixels" not in Setting(1, CPU, torch.bfloat16, portable=False).backends
+    assert "pixels" in Setting(1, CPU, torch.bfloat16, portable=False).backends
+    assert "pixels" not in Setting(1, CPU, torch.float16, portable=False).backends
 
 
 def test_a_whole_network_in_pixels() -> None:

@@ -77,7 +77,7 @@ class SparseConv2d(PackedConv2d):
     order: Tensor
 
     def __init__(self, conv: nn.Conv2d, low: float = -math.inf, high: float = math.inf) -> None:
-        super().__init__(conv, *packed(conv.weight.detach().cpu().numpy(), conv.groups))
+        super().__init__(conv, *packed(conv))
         self.geometry = (*conv.kernel_size, *conv.stride, *self.padding, *conv.dilation)
         if min(*conv.kernel_size, *conv.stride, *conv.dilation) < 1 or min(self.padding) < 0:
             raise ValueError(f"kernel_size={conv.kernel_size}, stride={conv.stride}, dilation={conv.dilation}: below 1")

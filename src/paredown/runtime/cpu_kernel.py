@@ -26,8 +26,9 @@ SOURCE = Path(__file__).with_name("kernel.cpp")
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-w")
 OPENMP_FLAGS = (("-fopenmp",), ())  # tried in turn: Apple's compiler has no OpenMP
-FUNCTIONS = {torch.float32: "convolve_float", torch.float64: "convolve_double"}
-PIXEL_FUNCTIONS = {torch.float32: "convolve_pixels_float", torch.float64: "convolve_pixels_double"}
+TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+FUNCTIONS = {dtype: f"convolve_{name}" for dtype, name in TYPES.items()}
+PIXEL_FUNCTIONS = {dtype: f"convolve_pixels_{name}" for dtype, name in TYPES.items()}
 SHAPE_FIELDS = 15  # of `Shape` in kernel.cpp
 log = logging.getLogger("paredown")
 

@@ -5,10 +5,12 @@
 //
 // Filters with the same sparsity pattern form a group and share loads: `F` filters and `P` output positions are
 // accumulated in registers at once. Positions at the border skip the taps outside the image instead of padding it.
-// Zero weights are never multiplied.
+// Zero weights are never multiplied. Maps and weights in bfloat16 are widened as they are loaded: sums are in float.
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -25,34 +27,62 @@ constexpr int BYTES = 16, REGISTERS = 32;
 constexpr int BYTES = 16, REGISTERS = 16;
 #endif
 
-template <typename T> struct Vector {
-    static constexpr int lanes = BYTES / sizeof(T);  // a part of the block's images
-    typedef T type __attribute__((vector_size(BYTES), aligned(sizeof(T))));
+struct bfloat16 { uint16_t bits; };  // the upper half of a float
+
+// How values of type S are stored and summed: `type` is a register of sums, for a part of the block's images.
+template <typename S> struct Vector {
+    using Sum = S;
+    static constexpr int lanes = BYTES / sizeof(S);
+    typedef S type __attribute__((vector_size(BYTES), aligned(sizeof(S))));
+    static Sum widened(S value) { return value; }
+    static type load(const S *from) { return *(const type *)from; }
+    static void store(S *to, type sums) { *(type *)to = sums; }
 };
 
-template <typename T> struct Layer {
-    const T *input, *residual, *weights, *bias;
-    T *output;
-    T low, high;  // of the fused activation: the result is clamped to [low, high]
+template <> struct Vector<bfloat16> {
+    using Sum = float;
+    static constexpr int lanes = BYTES / sizeof(float);
+    typedef float type __attribute__((vector_size(BYTES), aligned(sizeof(float))));
+    typedef uint32_t Wide __attribute__((vector_size(BYTES)));
+    typedef uint16_t Half __attribute__((vector_size(BYTES / 2), aligned(sizeof(uint16_t))));
+    static Sum widened(bfloat16 value) {
+        const uint32_t bits = (uint32_t)value.bits << 16;
+        float found;
+        std::memcpy(&found, &bits, sizeof found);
+        return found;
+    }
+    static type load(const bfloat16 *from) { return (type)(__builtin_convertvector(*(const Half *)from, Wide) << 16); }
+    static void store(bfloat16 *to, type sums) {  // rounded to nearest, ties to even, as torch does
+        const Wide bits = (Wide)sums, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        *(Half *)to = __builtin_convertvector(sums == sums ? rounded : (Wide{} + 0x7fc0), Half);
+    }
+};
+
+template <typename S> struct Layer {
+    using Sum = typename Vector<S>::Sum;
+    const S *input, *residual, *weights, *bias;
+    S *output;
+    Sum low, high;  // of the fused activation: the result is clamped to [low, high]
     int64_t in_step, out_step, unit;  // values between two channels, and between two pixels
 };
 
 struct Position { int64_t block, input, output; };  // offsets of a part within a channel's map
 
-template <typename T, int F, int P>
-void tile(const Layer<T> &layer, const T *const *in, T *const *out, const T *const *extra, const int32_t *filters,
-          const int64_t *offsets, const int32_t *places, int64_t entries, const T *weights, int64_t pitch) {
-    using V = typename Vector<T>::type;
+template <typename S, int F, int P>
+void tile(const Layer<S> &layer, const S *const *in, S *const *out, const S *const *extra, const int32_t *filters,
+          const int64_t *offsets, const int32_t *places, int64_t entries, const typename Vector<S>::Sum *weights,
+          int64_t pitch) {
+    using V = typename Vector<S>::type;
     V sums[F][P];
 #pragma GCC unroll 16
     for (int f = 0; f < F; f++)
 #pragma GCC unroll 16
-        for (int p = 0; p < P; p++) sums[f][p] = V{} + layer.bias[filters[f]];
+        for (int p = 0; p < P; p++) sums[f][p] = V{} + Vector<S>::widened(layer.bias[filters[f]]);
     for (int64_t k = 0; k < entries; k++) {
-        const T *w = weights + places[k] * pitch;
+        const auto *w = weights + places[k] * pitch;
         V x[P];
 #pragma GCC unroll 16
-        for (int p = 0; p < P; p++) x[p] = *(const V *)(in[p] + offsets[k]);
+        for (int p = 0; p < P; p++) x[p] = Vector<S>::load(in[p] + offsets[k]);
 #pragma GCC unroll 16
         for (int f = 0; f < F; f++)
 #pragma GCC unroll 16
@@ -64,16 +94,16 @@ void tile(const Layer<T> &layer, const T *const *in, T *const *out, const T *con
         for (int p = 0; p < P; p++) {
             int64_t at = filters[f] * layer.out_step;
             V y = sums[f][p];
-            if (layer.residual) y += *(const V *)(extra[p] + at);
+            if (layer.residual) y += Vector<S>::load(extra[p] + at);
             y = y < layer.low ? V{} + layer.low : y;
             y = y > layer.high ? V{} + layer.high : y;
-            *(V *)(out[p] + at) = y;
+            Vector<S>::store(out[p] + at, y);
         }
 }
 
-template <typename T>
-using Tile = void (*)(const Layer<T> &, const T *const *, T *const *, const T *const *, const int32_t *, const int64_t *,
-                      const int32_t *, int64_t, const T *, int64_t);
+template <typename S>
+using Tile = void (*)(const Layer<S> &, const S *const *, S *const *, const S *const *, const int32_t *, const int64_t *,
+                      const int32_t *, int64_t, const typename Vector<S>::Sum *, int64_t);
 
 // The positions whose sums, together with a vector of each and a weight, fit into the registers.
 constexpr int widest(int filters) {
@@ -82,17 +112,17 @@ constexpr int widest(int filters) {
 }
 constexpr int MOST = REGISTERS < 32 ? 4 : 8;  // filters at once
 
-template <typename T, int F, int P> Tile<T> pick(int positions) {
-    if constexpr (P == 1) return tile<T, F, 1>;
-    else return positions == P ? tile<T, F, P> : pick<T, F, P - 1>(positions);
+template <typename S, int F, int P> Tile<S> pick(int positions) {
+    if constexpr (P == 1) return tile<S, F, 1>;
+    else return positions == P ? tile<S, F, P> : pick<S, F, P - 1>(positions);
 }
 
-template <typename T> Tile<T> choose(int filters, int positions) {
+template <typename S> Tile<S> choose(int filters, int positions) {
     switch (filters) {
-        case 1: return pick<T, 1, widest(1)>(positions);
-        case 2: return pick<T, 2, widest(2)>(positions);
-        case 4: return pick<T, 4, widest(4)>(positions);
-        default: return pick<T, MOST, widest(MOST)>(positions);
+        case 1: return pick<S, 1, widest(1)>(positions);
+        case 2: return pick<S, 2, widest(2)>(positions);
+        case 4: return pick<S, 4, widest(4)>(positions);
+        default: return pick<S, MOST, widest(MOST)>(positions);
     }
 }
 
@@ -137,16 +167,24 @@ std::vector<Edge> edges_of(const Shape &s, int64_t row, int64_t rows, int64_t bl
 
 // Convolve the positions of `edges`. `chunks` (n, 4): filters, first entry, entries, first weight; `entries` (m, 2):
 // channel, tap; `order`: filter indices in the order of the chunks.
-template <typename T>
-void slab(const Layer<T> &layer, const Shape &s, const std::vector<Edge> &edges, const int32_t *chunks, int64_t n,
+template <typename S>
+void slab(const Layer<S> &layer, const Shape &s, const std::vector<Edge> &edges, const int32_t *chunks, int64_t n,
           const int32_t *entries, const int32_t *order) {
     std::vector<int64_t> offsets;
     std::vector<int32_t> places;
+    std::vector<typename Vector<S>::Sum> widened;
     const int32_t *filters = order;
     for (int64_t c = 0; c < n; filters += chunks[4 * c], c++) {
         const int F = chunks[4 * c], first = chunks[4 * c + 1], count = chunks[4 * c + 2], at = chunks[4 * c + 3];
         offsets.resize(count);
         places.resize(count);
+        const typename Vector<S>::Sum *weights;
+        if constexpr (std::is_same_v<S, typename Vector<S>::Sum>) weights = layer.weights + at;
+        else {  // once for all positions
+            widened.resize((size_t)count * F);
+            std::transform(layer.weights + at, layer.weights + at + (size_t)count * F, widened.begin(), Vector<S>::widened);
+            weights = widened.data();
+        }
         for (const Edge &edge : edges) {
             int64_t seen = 0;
             for (int32_t k = 0; k < count; k++) {
@@ -160,8 +198,8 @@ void slab(const Layer<T> &layer, const Shape &s, const std::vector<Edge> &edges,
             const int64_t all = edge.positions.size(), most = widest(G);
             for (int64_t left = all, done = 0; left > 0;) {
                 const int P = left >= 2 * most || left <= most ? std::min(left, most) : (left + 1) / 2;
-                const T *in[12], *extra[12] = {};
-                T *out[12];
+                const S *in[12], *extra[12] = {};
+                S *out[12];
                 for (int p = 0; p < P; p++) {
                     const Position &where = edge.positions[done + p];
                     int64_t to = where.block * s.filters * layer.out_step + where.output;
@@ -170,8 +208,8 @@ void slab(const Layer<T> &layer, const Shape &s, const std::vector<Edge> &edges,
                     if (layer.residual) extra[p] = layer.residual + to;
                 }
                 for (int f = 0; f < F; f += G)
-                    choose<T>(G, P)(layer, in, out, extra, filters + f, offsets.data(), places.data(), seen,
-                                    layer.weights + at + f, F);
+                    choose<S>(G, P)(layer, in, out, extra, filters + f, offsets.data(), places.data(), seen,
+                                    weights + f, F);
                 done += P;
                 left -= P;
             }
@@ -187,8 +225,8 @@ std::vector<const int32_t *> starts_of(const int32_t *chunks, int64_t n, const i
 }
 
 // Choose how many output rows and blocks of images form one task, such that its input fits into the cache.
-template <typename T> void portions(const Shape &s, int64_t threads, int64_t &rows, int64_t &blocks) {
-    const int64_t room = 1 << 20, row = std::max<int64_t>(1, s.channels * s.width * LANES * (int64_t)sizeof(T));
+template <typename S> void portions(const Shape &s, int64_t threads, int64_t &rows, int64_t &blocks) {
+    const int64_t room = 1 << 20, row = std::max<int64_t>(1, s.channels * s.width * LANES * (int64_t)sizeof(S));
     const int64_t halo = (s.kernel_h - 1) * s.dilation_h;
     rows = std::clamp<int64_t>((room / row - halo) / s.stride_h, 1, s.out_height);
     blocks = rows < s.out_height ? 1 : std::clamp<int64_t>(room / (row * std::max<int64_t>(1, s.height)), 1, s.blocks);
@@ -196,18 +234,19 @@ template <typename T> void portions(const Shape &s, int64_t threads, int64_t &ro
     while (rows > 1 && (s.blocks + blocks - 1) / blocks * ((s.out_height + rows - 1) / rows) < threads) rows--;
 }
 
-template <typename T>
-void convolve(const T *input, const T *weights, const T *bias, const T *residual, T *output, const int32_t *chunks,
+template <typename S>
+void convolve(const S *input, const S *weights, const S *bias, const S *residual, S *output, const int32_t *chunks,
               int64_t n, const int32_t *entries, const int32_t *order, const int64_t *shape, double low, double high,
               int64_t threads) {
+    using Sum = typename Vector<S>::Sum;
     Shape s;
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
     const int64_t in_step = s.height * s.width * LANES, out_step = s.out_height * s.out_width * LANES;
-    const Layer<T> layer{input, residual, weights, bias, output, (T)low, (T)high, in_step, out_step, LANES};
+    const Layer<S> layer{input, residual, weights, bias, output, (Sum)low, (Sum)high, in_step, out_step, LANES};
     if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return;  // there is nothing to do
     const bool small = s.out_height * s.out_width <= SMALL;
     int64_t rows, blocks;
-    portions<T>(s, small ? 1 : threads, rows, blocks);
+    portions<S>(s, small ? 1 : threads, rows, blocks);
     const int64_t down = (s.out_height + rows - 1) / rows, along = (s.blocks + blocks - 1) / blocks;
     const int64_t parts = small && threads > 1 ? std::clamp<int64_t>(4 * threads / (down * along), 1, n) : 1;
     const auto filters = starts_of(chunks, n, order);
@@ -217,7 +256,7 @@ void convolve(const T *input, const T *weights, const T *bias, const T *residual
         const int64_t first = n * part / parts, last = n * (part + 1) / parts;
         const auto edges =
             edges_of(s, row, std::min(rows, s.out_height - row), block, std::min(blocks, s.blocks - block),
-                     Vector<T>::lanes);
+                     Vector<S>::lanes);
         slab(layer, s, edges, chunks + 4 * first, last - first, entries, filters[first]);
     }
 }
@@ -226,17 +265,18 @@ void convolve(const T *input, const T *weights, const T *bias, const T *residual
 // inside and a vector holds neighbouring pixels, running from one row into the next. `out_width` is what the input's
 // `width` leaves of a row of outputs; rows of `output` are as wide as the input's, their ends are not meaningful, and a
 // channel is `stride_h` values long. Threads share the filters: small maps have no other work to share.
-template <typename T>
-void convolve_pixels(const T *input, const T *weights, const T *bias, const T *residual, T *output,
+template <typename S>
+void convolve_pixels(const S *input, const S *weights, const S *bias, const S *residual, S *output,
                      const int32_t *chunks, int64_t n, const int32_t *entries, const int32_t *order,
                      const int64_t *shape, double low, double high, int64_t threads) {
+    using Sum = typename Vector<S>::Sum;
     Shape s;
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
     if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return;
-    const Layer<T> layer{input, residual, weights, bias, output, (T)low, (T)high, s.height * s.width, s.stride_h, 1};
+    const Layer<S> layer{input, residual, weights, bias, output, (Sum)low, (Sum)high, s.height * s.width, s.stride_h, 1};
     std::vector<Edge> edges{{0, s.kernel_h, 0, s.kernel_w, {}}};
     for (int64_t image = 0; image < s.blocks; image++)
-        for (int64_t at = 0; at < (s.out_height - 1) * s.width + s.out_width; at += Vector<T>::lanes)
+        for (int64_t at = 0; at < (s.out_height - 1) * s.width + s.out_width; at += Vector<S>::lanes)
             edges[0].positions.push_back({image, at, at});
     const auto filters = starts_of(chunks, n, order);
     const int64_t piece = std::max<int64_t>(1, n / (4 * threads));
@@ -255,5 +295,7 @@ void convolve_pixels(const T *input, const T *weights, const T *bias, const T *r
     }
 CONVOLVE(convolve_float, convolve, float)
 CONVOLVE(convolve_double, convolve, double)
+CONVOLVE(convolve_bfloat16, convolve, bfloat16)
 CONVOLVE(convolve_pixels_float, convolve_pixels, float)
 CONVOLVE(convolve_pixels_double, convolve_pixels, double)
+CONVOLVE(convolve_pixels_bfloat16, convolve_pixels, bfloat16)

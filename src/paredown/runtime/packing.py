@@ -30,19 +30,20 @@ class PackedConv2d(nn.Module):
         self.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def packed(weight: Array, groups: int) -> tuple[Array, Array, Array, Array]:
-    """Pack `weight` (N, M / groups, kh, kw) as the kernel reads it.
+def packed(conv: nn.Conv2d) -> tuple[Array, Array, Array, Array]:
+    """Pack the weight of `conv` (N, M / groups, kh, kw) as the kernel reads it.
 
     Return chunks of filters with one sparsity pattern, (filters, first entry, entries, first weight) each; entries
     (channel, tap); the filters in the order of the chunks; and the weights, (entries, filters) per chunk.
     """
-    n, inputs, kh, kw = weight.shape
-    values = weight.reshape(n, -1)
+    n, inputs, kh, kw = conv.weight.shape
+    values = conv.weight.detach().cpu().double().reshape(n, -1).numpy()  # numpy has no bf16
+    per_group = n // conv.groups
     chunks, entries, order, weights = [], [np.zeros((0, 2))], [], []
     first_entry = first_weight = 0
-    for filters in with_one_pattern(values != 0, n // groups):
+    for filters in with_one_pattern(values != 0, per_group):
         positions = np.flatnonzero(values[filters[0]])
-        channels = filters[0] // (n // groups) * inputs + positions // (kh * kw)
+        channels = filters[0] // per_group * inputs + positions // (kh * kw)
         for some in _split(filters):
             chunks.append((len(some), first_entry, len(positions), first_weight))
             weights.append(values[some][:, positions].T.reshape(-1))

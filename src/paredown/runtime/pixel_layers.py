@@ -22,7 +22,7 @@ class PixelConv2d(PackedConv2d):
     order: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(conv, *packed(conv.weight.detach().cpu().numpy(), conv.groups))
+        super().__init__(conv, *packed(conv))
         if set(conv.stride) != {1}:
             raise ValueError(f"stride={conv.stride}")
 
