@@ -5,7 +5,7 @@
     python benchmarks/deploy.py --what never_slower   # every model of conf/model: SSC, low rank, unstructured masks
 
 Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last; `folded` has its
-batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts; `half` is what `auto` finds in bfloat16.
+batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts; `half`: `auto` in bfloat16.
 """
 
 from __future__ import annotations
