@@ -157,6 +157,19 @@ def test_the_files_of_two_boards_are_not_mixed(written, tmp_path) -> None:
         leaderboard_data.read(folder, "whole")
 
 
+def test_claims_without_both_sides_stand_apart(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    text = leaderboard.page(table, "", "")
+    assert (
+        "| claim |" not in text
+        and "Cannot be judged yet: magnitude after training is above SNIP at 98 % (not run: " in text
+    )
+    names = {"dense": "dense width=0.6875", "ssc speed_up=4": "zhang speed_up=2", "ssc speed_up=3": "ssc"}
+    text = leaderboard.page(table.assign(setting=table["setting"].replace(names)), "", "")
+    assert "| a smaller dense network is less than a point below Zhang at 2x | held | +1.00 |" in text
+    assert text.count("Zhang") == 1 and "Jaderberg at 2x (not run: jaderberg speed_up=2)" in text
+
+
 def test_times_of_one_device_are_shown(written) -> None:
     table = leaderboard_data.load(written / "leaderboard.csv")
     table["ms_b1"] = table["setting"].map({"dense": 3.25, "ssc speed_up=3": 1.5, "ssc speed_up=4": 1.75})

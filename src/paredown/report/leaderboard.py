@@ -10,7 +10,7 @@ from paredown.core.errors import UserError
 from paredown.core.formatting import si
 from paredown.frontier.ranking import Ranking, rank
 from paredown.frontier.seeds import mean
-from paredown.report.claims import verdicts
+from paredown.report.claims import NOT_RUN, verdicts
 from paredown.report.leaderboard_data import METRICS, TIMES
 
 if TYPE_CHECKING:
@@ -145,14 +145,22 @@ def _shown(value: float, form: str = "") -> str:
 
 
 def _claims(found: Ranking) -> Iterator[str]:
+    rows = list(verdicts(found))
+    judged = [(claim, verdict) for claim, verdict in rows if not verdict[0].startswith(NOT_RUN)]
+    waiting = [f"{claim} ({verdict[0]})" for claim, verdict in rows if verdict[0].startswith(NOT_RUN)]
     yield "## What literature says"
     yield ""
-    yield CLAIMS_TEXT
-    yield ""
-    yield "| claim | here | difference of top-1 | adjusted p |"
-    yield "|---|---|---|---|"
-    for claim, verdict in verdicts(found):
-        yield f"| {claim} | {' | '.join(verdict)} |"
+    if judged:
+        yield CLAIMS_TEXT
+        yield ""
+        yield "| claim | here | difference of top-1 | adjusted p |"
+        yield "|---|---|---|---|"
+        for claim, verdict in judged:
+            yield f"| {claim} | {' | '.join(verdict)} |"
+    if judged and waiting:
+        yield ""
+    if waiting:
+        yield f"Cannot be judged yet: {'; '.join(waiting)}."
 
 
 CLAIMS_TEXT = """Held: the two settings are told apart in the order of the claim; not held: in the other; not told: not
