@@ -42,6 +42,15 @@ def test_it_computes_what_the_dense_layer_with_zeros_does(bias, shape) -> None:
     assert torch.equal(shipped.weight, dense.weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_runs_in_half_precision_in_which_torch_has_no_sparse_product(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(7, 9), torch.randn(2, 3, 9).to(dtype)
+    layer = SparseLinear(weight, torch.rand(7, 9) < 0.4, torch.randn(7)).to(dtype)
+    exact = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(layer(x).double(), exact, rtol=2**-8, atol=0.02)
+
+
 def test_it_holds_no_zeros_and_both_counters_agree() -> None:
     layer = sparse()
     kept = int(layer.mask.sum())

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from paredown.core.errors import UserError
 from paredown.layers.masked import MaskedLinear
+
+CPU_PRODUCTS = (torch.float32, torch.float64)  # dtypes in which torch multiplies by a CSR matrix on a CPU
 
 
 class SparseLinear(nn.Linear):
@@ -35,6 +38,8 @@ class SparseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., M) to (..., N)."""
+        if x.device.type == "cpu" and x.dtype not in CPU_PRODUCTS:
+            return functional.linear(x, self.weight, self.bias)
         product = torch.mm(self._matrix(), x.flatten(0, -2).T).T.unflatten(0, x.shape[:-1])
         return product if self.bias is None else product + self.bias
 
