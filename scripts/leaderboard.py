@@ -19,6 +19,7 @@ import argparse  # noqa: E402 (these take seconds, in which Ctrl-C is one line a
 import json  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
@@ -31,9 +32,12 @@ from paredown.report.runs import read  # noqa: E402
 if TYPE_CHECKING:
     import pandas
 
+    from paredown.report.leaderboard_data import Board
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGE, PICTURE, FRONT = "leaderboard.md", "leaderboard.png", "leaderboard_macs.png"
+FILES = (PAGE, PICTURE, FRONT, leaderboard_data.RUNS, leaderboard_data.SETTINGS)
 TIMED = "bench/ms_b1"
 BENCH = (sys.executable, str(ROOT / "src" / "bench.py"))
 
@@ -92,13 +96,24 @@ def _first(request: Request, rows: pandas.DataFrame) -> dict[str, Any] | None:
 
 def write(request: Request, folder: Path) -> None:
     """Write the data, joined with that of before, then the page and the pictures from the data alone; print what is
-    missing from them."""
+    missing from them. Nothing is replaced before all is made."""
+    recorded = read(request)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".leaderboard-") as made:
+            _make(request, recorded.runs, leaderboard_data.read(folder, request.sweep), Path(made))
+            for name in FILES:
+                (Path(made) / name).replace(folder / name)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}") from error
-    recorded = read(request)
-    board, published = leaderboard_data.collect(recorded.runs), leaderboard_data.read(folder, request.sweep)
+    for line in recorded.missing:
+        print(f"Missing: {line}")
+    for name in FILES:
+        print(folder / name)
+
+
+def _make(request: Request, runs: pandas.DataFrame, published: Board | None, folder: Path) -> None:
+    board = leaderboard_data.collect(runs)
     leaderboard_data.write(leaderboard_data.join(board, published) if published else board, request.sweep, folder)
     table = leaderboard_data.load(folder / leaderboard_data.RUNS)
     (folder / PAGE).write_text(leaderboard.page(table, PICTURE, leaderboard_data.RUNS))
@@ -106,10 +121,6 @@ def write(request: Request, folder: Path) -> None:
     ranking = leaderboard.ranking(seen)
     leaderboard_picture.save(seen, ranking, folder / PICTURE)
     leaderboard_picture.save(seen, ranking, folder / FRONT, ["macs"])
-    for line in recorded.missing:
-        print(f"Missing: {line}")
-    for name in (PAGE, PICTURE, FRONT, leaderboard_data.RUNS, leaderboard_data.SETTINGS):
-        print(folder / name)
 
 
 if __name__ == "__main__":

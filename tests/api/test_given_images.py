@@ -55,6 +55,21 @@ def compress(net: nn.Module, train: Any, **more: Any) -> nn.Module:
     return paredown.compress(net, "magnitude", sparsity=0.5, train=train, progress=False, **{"epochs": 1} | more)
 
 
+def test_what_the_loader_makes_of_tensors_is_in_the_digest() -> None:
+    def halved(pairs: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = torch.utils.data.default_collate(pairs)
+        return images / 2, labels
+
+    class Shifted(TensorDataset):
+        def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+            image, label = super().__getitem__(row)
+            return image + 1, label
+
+    loaders = [DataLoader(TENSORS), DataLoader(TENSORS, collate_fn=halved), DataLoader(Shifted(IMAGES, LABELS))]
+    assert len({GivenImages(loader, "train").digest for loader in loaders}) == 3
+    assert GivenImages(DataLoader(TENSORS, batch_size=7), "train").digest == GivenImages(loaders[0], "train").digest
+
+
 def test_a_data_set_is_read_once_before_the_training_and_the_process_is_left_as_it_was(net: nn.Module) -> None:
     photos = Photos()
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())

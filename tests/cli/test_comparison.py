@@ -10,6 +10,7 @@ from paredown.cli import choices, comparison
 from paredown.core.config import compose
 from paredown.core.errors import UserError
 from paredown.experiment.prepare import prepare
+from paredown.published.table import load
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "README.md"
 
@@ -22,6 +23,17 @@ def test_the_page_is_what_the_script_writes() -> None:
     text = PAGE.read_text()
     assert text == comparison.written_into(text), "run python scripts/methods.py"
     assert all(f"[`{name}`]({name}.md)" in text for name in comparison.methods())
+
+
+def test_every_published_row_of_a_method_is_counted_at_one() -> None:
+    rows = load()
+    counted = sum(
+        int(part.split(" in ")[0])
+        for name in comparison.methods()
+        if (said := comparison._published(name)) != "none"
+        for part in said.split(", ")
+    )
+    assert counted == (rows["method"] != "").sum()
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ MISTAKES = {
     "two sets of shards": (["train-00000-of-00001.parquet", "train-00000-of-00002.parquet"], "shards of several sets"),
     "two uploads": (
         ["train-00000-of-00001-aaaa.parquet", "train-00000-of-00001-bbbb.parquet"],
-        "2 of the 1 shards|shard 0 of train twice",
+        "shard 0 of train twice",
     ),
     "two files": (["train-clean.parquet", "train-all.parquet"], "the same images twice"),
     "no training images": ([], "no parquet file of the split train"),

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paredown.core import blueprint
 from paredown.core.network import Network
 from paredown.export import work
 from paredown.export.onnx_engine import OnnxRuntime, written
@@ -19,6 +18,7 @@ from paredown.runtime import search
 from paredown.runtime.interleaved import Interleaved, divisors
 from paredown.runtime.optimise import OptimisedNetwork, optimise
 from paredown.runtime.units import Traced
+from small_networks import ssc_resnet8
 
 
 def split() -> nn.Module:
@@ -72,12 +72,7 @@ class Pretended:
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    network = blueprint.create({"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
-    for name in ("layer2.0.conv2", "layer3.0.conv2"):
-        blueprint.rewrite(network, name, "ssc", g=8, p=4)
-    network.module.eval()
-    return network
+    return ssc_resnet8()
 
 
 @pytest.mark.parametrize("groups", [None, 2, 8])

@@ -137,8 +137,9 @@ def test_the_picture_is_a_png_of_the_size_told(points, published, tmp_path) -> N
 
 
 def test_one_point_is_enough(points, published, tmp_path) -> None:
-    draw(points[:1], published[:0], X, Y)
+    assert len(draw(points[:1], published[:0], X, Y).data) == 1
     save(points[:1], published[:0], X, Y, tmp_path / "one.png")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_method_of_many_is_named_once_beside_the_axes(points, published, tmp_path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import pandas
 import pytest
 
 from paredown.frontier.axes import Axis, budgets
-from paredown.frontier.front import best, dominated_area, settings, staircase
+from paredown.frontier.front import best, dominated_area, own_range, settings, staircase
 from paredown.frontier.seeds import ON_FRONT, UNDECIDED
 
 X, Y = Axis("cost/macs"), Axis("final/top1")
@@ -80,3 +80,9 @@ def test_the_staircase_runs_along_the_dominated_area() -> None:
     assert staircase(points, X, Y) == [(1, 1), (2, 1), (2, 3), (4, 3), (4, 4)]
     faster = Axis("cost/speed_up")
     assert staircase(np.array([(1, 3), (2, 1)]), faster, Y) == [(1, 3), (1, 1), (2, 1)]
+
+
+def test_a_logarithmic_range_is_above_zero_where_an_interval_is_not() -> None:
+    wide = pandas.DataFrame({"x": [1.2, 12.0], "x_low": [-2.0, -30.0], "x_high": [5.0, 56.0]})
+    low, high = own_range(wide, "x", Axis("latency/ms"), log=True)
+    assert 0 < low < 1.2 and 56 < high < 80

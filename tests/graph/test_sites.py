@@ -11,6 +11,7 @@ from paredown.core import blueprint
 from paredown.core.errors import UserError
 from paredown.graph.sites import sites
 from paredown.surgery.factorise import convolutions
+from small_networks import two_convolutions
 
 
 def model(name: str, **arguments: object) -> nn.Module:
@@ -85,24 +86,8 @@ def test_what_cannot_be_traced_is_refused() -> None:
         sites(Undecided(), ["conv"])
 
 
-def small() -> nn.Sequential:
-    """Convolution, batch norm with statistics of its own and a channel it multiplies by 0, ReLU; twice; in float64."""
-    torch.manual_seed(1)
-    layers = [
-        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, 6, 3, 2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()),
-    ]
-    network = nn.Sequential(*layers).double()
-    for norm in (network[1], network[4]):
-        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
-            values.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        norm.weight.data[2] = 0
-    return network.eval()
-
-
 def test_a_site_is_the_batch_norm_and_its_inverse() -> None:
-    network = small()
+    network = two_convolutions()
     site = sites(network, ["0"])["0"]
     outputs = torch.randn(50, 8).double()
     behind = network[1](outputs[..., None, None]).flatten(1)

@@ -113,5 +113,11 @@ def test_a_label_has_model_target_varying_hyperparameters_and_control() -> None:
     assert label(second, names) == "ssc resnet20 p=3 width=2"
 
 
+@pytest.mark.parametrize("quantity", ["sparsity", "speed_up", "latency_speed_up"])
+def test_a_target_stands_once_in_a_label(quantity: str) -> None:
+    runs = [run({"target": f"{quantity}={value}"}, **{quantity: value}) for value in ("0.5", "0.75")]
+    assert label(runs[0], varied(runs)) == f"ssc {quantity}=0.5"
+
+
 def test_equal_labels_are_numbered() -> None:
     assert labels({"a": "ssc", "b": "dense", "c": "ssc"}) == {"a": "ssc #1", "b": "dense", "c": "ssc #2"}

@@ -152,6 +152,20 @@ def test_the_files_of_two_boards_are_not_mixed(written, tmp_path) -> None:
     settings.write_text(text[:-20])
     with pytest.raises(UserError, match="take both files from one commit"):
         leaderboard_data.read(folder, "whole")
+    settings.write_text(text)
+    whole = (folder / "leaderboard.csv").read_text()
+    for old, new, why in (
+        (",0,resnet20", ",zero,resnet20", "column seed has more than whole numbers"),
+        (",0,resnet20", ",0.5,resnet20", "column seed has more than whole numbers"),
+        (",0,resnet20", ",1,resnet20", "a run stands there twice"),
+        (",91,", ",high,", "column top1 has more than numbers"),
+        (",91,", ",1e9,", "a row is cut, or its top1 is no percentage"),
+        (whole, whole[: len(whole) // 2], "a row is cut"),
+    ):
+        assert old in whole
+        (folder / "leaderboard.csv").write_text(whole.replace(old, new, 1))
+        with pytest.raises(UserError, match=f"leaderboard.csv is no leaderboard's data: {why}"):
+            leaderboard_data.read(folder, "whole")
     (folder / "leaderboard.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is no leaderboard's data: it has no column setting, method"):
         leaderboard_data.read(folder, "whole")

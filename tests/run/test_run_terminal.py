@@ -111,7 +111,8 @@ def test_a_sentence_says_what_was_gained_and_lost(shown) -> None:
             {"latency/speed_up": 0.5, "latency/speed_up_high": 0.6, "latency/speed_up_low": 0.4},
             "2.00x SLOWER, measured",
         ),
-        ({"cost/speed_up": 0.9}, "Gained: 2.00x faster, measured. Lost: 3.38"),
+        ({"cost/speed_up": 0.9}, "Gained: 2.00x faster, measured. Lost: 1.11x more MACs, 3.38 points"),
+        ({"gain/top1": 0.001}, "Lost: nothing. Top-1: the same (90.12 %)."),
     ],
 )
 def test_only_what_was_gained_is_called_so(changed: dict[str, float], said: str) -> None:
@@ -136,6 +137,13 @@ def test_the_next_commands_fit_what_was_run() -> None:
     assert "src/run.py && " in report and "src/report.py dataset=cifar10 model=resnet20   # the dense network" in report
     assert "run=ab12   #" in export
     assert "method=ssc sparsity=0.9" in other
+
+
+def test_the_next_commands_know_what_an_experiment_names() -> None:
+    result = Result({"final/top1": 1.0}, Path("/state"), Path("/out/experiments/one"), None)
+    dense, _, other = next_commands(result, ["experiment=ssc_resnet32_cifar100"])
+    assert "src/run.py experiment=ssc_resnet32_cifar100 method=dense   # the dense network" in dense
+    assert "dataset=cifar100 model=resnet32 method=l1_filters" in other
 
 
 def test_they_are_shown_after_a_command_alone(shown, capsys) -> None:

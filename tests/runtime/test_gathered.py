@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from paredown.core import blueprint
 from paredown.core.network import Network
 from paredown.layers.ssc.layer import build
 from paredown.runtime import assembly, backends, gathered, search
@@ -21,6 +20,7 @@ from paredown.runtime.equivalence import prove_equivalent, reproduces
 from paredown.runtime.gathered import DTYPES, WIDEST, GatheredConv2d
 from paredown.runtime.gathered_check import CASES, layer
 from paredown.runtime.search import Setting, find_fastest
+from small_networks import ssc_resnet8
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -146,12 +146,7 @@ def test_a_kernel_that_fails_in_its_process_is_one_line(
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    network = blueprint.create({"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 8}, (3, 8, 8))
-    for name in ("layer2.0.conv2", "layer3.0.conv2"):
-        blueprint.rewrite(network, name, "ssc", g=8, p=4)
-    network.module.eval()
-    return network
+    return ssc_resnet8()
 
 
 def choices(network: Network, backend: str) -> dict[str, Any]:

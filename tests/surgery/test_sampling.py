@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paredown.surgery.sampling import Sampler, patches, warn_of_few
+from small_networks import two_convolutions
 
 CPU = torch.device("cpu")
 
@@ -29,22 +30,6 @@ class FakeData:
 
 def sampler(images: int = 40, positions: int = 5, seed: int = 3) -> Sampler:
     return Sampler(FakeData(), images, positions, seed, CPU)  # type: ignore[arg-type]
-
-
-def small() -> nn.Sequential:
-    """Convolution, batch norm with statistics of its own and a channel it multiplies by 0, ReLU; twice; in float64."""
-    torch.manual_seed(1)
-    layers = [
-        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, 6, 3, 2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()),
-    ]
-    network = nn.Sequential(*layers).double()
-    for norm in (network[1], network[4]):
-        for values in (norm.weight.data, norm.bias.data, norm.running_mean):
-            values.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        norm.weight.data[2] = 0
-    return network.eval()
 
 
 @pytest.mark.parametrize(
@@ -68,7 +53,7 @@ def test_patches_are_what_the_weight_meets(settings) -> None:
 
 
 def test_samples_are_the_same_at_every_call_and_in_every_network() -> None:
-    network, other = small(), small()
+    network, other = two_convolutions(), two_convolutions()
     other[0].weight.data.mul_(2)
     other[0].bias.data.mul_(2)
     one, again = (sampler().collect(network, ["0", "3"]) for _ in range(2))
@@ -89,7 +74,7 @@ def test_positions_differ_from_batch_to_batch() -> None:
 
 
 def test_all_positions_are_all_outputs_and_images_are_a_limit() -> None:
-    network, data = small(), FakeData()
+    network, data = two_convolutions(), FakeData()
     every = sampler(positions=1000).collect(network, ["0"])["0"]
     outputs = network[0](data.images).detach().permute(0, 2, 3, 1).reshape(-1, 8)
     assert every.shape == outputs.shape
@@ -99,7 +84,7 @@ def test_all_positions_are_all_outputs_and_images_are_a_limit() -> None:
 
 
 def test_the_network_runs_no_further_than_it_must() -> None:
-    network = copy.deepcopy(small())
+    network = copy.deepcopy(two_convolutions())
     network[4].register_forward_hook(lambda *_: pytest.fail("went on"))
     sampler().collect(network, ["0", "3"])
 

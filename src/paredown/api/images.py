@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from paredown.api.loaders import Loader, generators_kept, known_labels, seed, taken
 from paredown.core.errors import UserError, named_reason
@@ -54,11 +54,11 @@ class GivenImages:
             yield images.to(device, non_blocking=True), labels.to(device, torch.int64, non_blocking=True)
 
     def _read(self, known: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], str]:
-        """Return all labels, and a digest of them and, of a TensorDataset, of all images; of any other data set, of up
-        to SAMPLED of them, read under a fixed seed."""
+        """Return all labels, and a digest of them and, of a TensorDataset whose batches are its tensors' rows, of all
+        images; of any other data set, of up to SAMPLED of them, read under a fixed seed."""
         size = len(self.dataset)  # type: ignore[arg-type]
         content, labels = hashlib.sha256(), []
-        if isinstance(self.dataset, TensorDataset):
+        if type(self.dataset) is TensorDataset and self.collate is default_collate:
             sampled, shape = np.zeros(0, dtype=int), list(self.dataset.tensors[0].shape)
             content.update(_bytes(self.dataset.tensors[0]))
         else:

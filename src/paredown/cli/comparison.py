@@ -14,7 +14,14 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("needs_trained", "macs_fall"), bool),
     "targets": list,
 }
-PUBLISHED_AS = {"jaderberg": "jaderberg2014", "zhang": "zhang2016"}  # where the papers call it otherwise
+PUBLISHED_AS = {  # where the tables call it otherwise; their ip_... rows are those of interspace=true
+    "jaderberg": ("jaderberg2014",),
+    "l1_filters": ("l1_filter_pruning",),
+    "lottery": ("lt_original_init", "lt_reset_epoch5"),
+    "slimming": ("network_slimming",),
+    "zhang": ("zhang2016",),
+    **{name: (name, f"ip_{name}") for name in ("snip", "grasp", "synflow")},
+}
 
 
 def methods() -> list[str]:
@@ -68,7 +75,7 @@ def _published(name: str) -> str:
     from paredown.published.table import load
 
     rows = load()
-    counted = rows[rows["method"] == PUBLISHED_AS.get(name, name)].groupby("paper", sort=False).size()
+    counted = rows[rows["method"].isin(PUBLISHED_AS.get(name, (name,)))].groupby("paper", sort=False).size()
     return ", ".join(f"{number} in {paper}" for paper, number in counted.items()) or "none"
 
 

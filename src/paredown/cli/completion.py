@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from paredown.core.errors import UserError, nearest
 from paredown.core.requests import exit_codes
+from paredown.core.target import TARGETS
 
 SCRIPTS = {
     "bash": """_paredown() {
@@ -27,7 +28,7 @@ compdef _paredown paredown
 """,
 }
 EXPERIMENTS = ("run", "sweep", "bench", "check")  # the commands that take settings of an experiment
-KEYS = ("sparsity", "speed_up", "seed", "seeds", "output", "store", "deploy", "reproduce", "control", "trust")
+KEYS = (*TARGETS, "seed", "seeds", "output", "store", "deploy", "reproduce", "control", "trust")
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ def identity_name(thing: Any) -> str:
 # Recorded parameters (MLflow, flattened) that make no other setting: where and in which form it ran, and the seed.
 RAN_PARAMETERS = (
     *("output", "store", "trainer.", "tracking.", "dataset.root", "dataset.cache", "seed", "names.", "trust"),
-    *("progress", "latency.seconds", "method.packed", "recipe.channels_last", "recipe.compile"),
+    *("dataset.workers", "progress", "latency.seconds", "method.packed", "recipe.channels_last", "recipe.compile"),
 )
 # What a parameter that an older version did not record stood at.
 UNRECORDED = {

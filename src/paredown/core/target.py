@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from paredown.core.constraints import Checked
 from paredown.core.errors import UserError
@@ -20,6 +20,10 @@ class Timing:
     device: str = "cpu"
 
 
+Quantity = Literal["sparsity", "speed_up", "latency_speed_up"]
+TARGETS: tuple[Quantity, ...] = get_args(Quantity)
+
+
 @dataclass(frozen=True)
 class Target(Checked):
     """The compression asked of any method: `sparsity` (fraction of conv and linear weights gone, in (0, 1)), `speed_up`
@@ -28,7 +32,7 @@ class Target(Checked):
 
     section: ClassVar[str] = "target"
 
-    quantity: Literal["sparsity", "speed_up", "latency_speed_up"]
+    quantity: Quantity
     value: float
     timing: Timing | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paredown.core.constraints import Positive, Rule, checked, make
-from paredown.core.errors import UserError, nearest
+from paredown.core.errors import UserError, named_reason, nearest
 from paredown.core.files import typed_path
 from paredown.core.keys import digest
 from paredown.core.paths import is_plain
@@ -54,6 +55,22 @@ class MissingImages(UserError):
 
     def __init__(self, what: str, root: Path, ways: str) -> None:
         super().__init__(f"no {what} in {root}{'' if root.is_dir() else ' (there is no such folder)'}: {ways}")
+
+
+@contextmanager
+def fetching(what: str, root: Path, ways: str) -> Iterator[None]:
+    """Hold `root` while `what` is downloaded into it. Raise UserError, with the `ways` to have it otherwise, where that
+    fails."""
+    from filelock import FileLock
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".download.lock"):
+            yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"no {what} in {root}, and it could not be downloaded ({named_reason(error)}): {ways}"
+        ) from error
 
 
 class ImageData(ABC):

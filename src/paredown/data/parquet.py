@@ -73,7 +73,7 @@ def _check_whole(paths: Sequence[Path], name: str, root: Path) -> None:
         said = ", ".join(sorted(path.name for path in paths)[:3])
         raise UserError(f"{folders[0]} has shards of several sets ({said}, ...): delete those of all but one")
     shards = sorted(number for number, _ in numbers)
-    if double := next((number for number in shards if shards.count(number) > 1), None):
+    if (double := next((number for number in shards if shards.count(number) > 1), None)) is not None:
         raise UserError(f"{folders[0]} has the shard {double} of {name} twice: delete one")
     count = totals.pop() if totals else None
     first = 0 if count else min(shards[:1], default=0)  # those that do not say of how many begin with 0 or 1

@@ -31,7 +31,7 @@ from paredown.core.progress import Mode, mode_of
 from paredown.core.recipe import Recipe, RecipeOverrides
 from paredown.core.requests import Listed
 from paredown.core.source import find_source, require_digest
-from paredown.core.target import Target, Timing
+from paredown.core.target import TARGETS, Target, Timing
 from paredown.core.trust import TARGET, Name, absolute, resolve, trust
 from paredown.cost.latency import LatencySettings
 from paredown.data.images import ImageData
@@ -250,7 +250,7 @@ def _method(config: Mapping[str, Any]) -> Method:
 
 def _target(settings: Settings) -> Target | None:
     """Return the one target asked for. Raise UserError for several."""
-    values = {name: getattr(settings, name) for name in ("sparsity", "speed_up", "latency_speed_up")}
+    values = {name: getattr(settings, name) for name in TARGETS}
     asked = [name for name, value in values.items() if value is not None]
     if len(asked) > 1:
         raise UserError(f"{' and '.join(asked)} are both set: one experiment has one target")
@@ -258,7 +258,7 @@ def _target(settings: Settings) -> Target | None:
         device = str(device_of(settings.trainer.accelerator))
         timing = Timing(settings.latency.batch, settings.latency.threads, device)
         return Target("latency_speed_up", values["latency_speed_up"], timing)
-    return Target(asked[0], values[asked[0]]) if asked else None  # type: ignore[arg-type]
+    return Target(asked[0], values[asked[0]]) if asked else None
 
 
 def _require_known(target: Target | None, method: Method, config: Mapping[str, Any]) -> None:

@@ -207,10 +207,11 @@ def _item_size(kind: int) -> int:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress an exporter's warnings and prints; its errors are exceptions."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

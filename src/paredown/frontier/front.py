@@ -91,10 +91,12 @@ def bars(points: pandas.DataFrame, name: str, drawn: Axis) -> tuple[list[float],
 
 def own_range(points: pandas.DataFrame, name: str, drawn: Axis, log: bool) -> tuple[float, float]:
     """Return the range of column `name` (x or y) over `points` with their intervals and a margin, within what the
-    metric can be, so that what others published does not move them into a corner."""
+    metric can be, so that what others published does not move them into a corner. `log`: all values are above 0, and
+    the range begins at the least value if an interval ends at 0."""
     below, above = bars(points, name, drawn)
     low, high = min(points[name] - below), max(points[name] + above)
-    if log and low > 0:
+    if log:
+        low = low if low > 0 else min(points[name])
         factor = (high / low) ** MARGIN if high > low else 1 + MARGIN
         return low / factor, high * factor
     margin = MARGIN * (high - low) or MARGIN * abs(high) or MARGIN

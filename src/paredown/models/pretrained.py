@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paredown.core.blueprint import check_weights, load_weights
 from paredown.core.constraints import written
-from paredown.core.errors import UserError
+from paredown.core.errors import UserError, nearest
 from paredown.core.files import reading, typed_path
 from paredown.models import timm, torchvision
 from paredown.models.checkpoints import Weights, check_names, find_weights
@@ -27,6 +27,8 @@ DEFAULT = "default"  # torchvision's best, or timm's first
 NAMED = re.compile(r"default|[a-z0-9]+(_[a-z0-9]+)*", re.IGNORECASE)  # weights by name, and no path
 BATCH_COUNTER = ".num_batches_tracked"
 HEADS = ("keep", "new")
+OF_DATASET = "dataset"
+PREPROCESSING = ("weights", OF_DATASET)  # whose size and normalisation of images
 log = logging.getLogger("paredown")
 
 
@@ -58,10 +60,12 @@ def weights_file(model: Mapping[str, Any]) -> str | None:
 def preprocessing(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the images of the weights that the model's config names were scaled to, as settings of a data set:
     `size`, `mean` and `std`; nothing where that is not known."""
-    weights = model.get("weights")
+    weights, asked = model.get("weights"), model.get("preprocessing", OF_DATASET)
+    if asked not in PREPROCESSING:
+        raise UserError(f"model.preprocessing={asked}: {nearest(str(asked), PREPROCESSING)}")
     if not isinstance(weights, str) or not NAMED.fullmatch(weights) or typed_path(weights).is_file():
         return {}
-    if model.get("preprocessing", "dataset") == "dataset":
+    if asked == OF_DATASET:
         return {}
     if _library(model) == timm.__name__:
         facts = timm.weights_of(model["name"], weights)

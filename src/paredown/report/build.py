@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paredown.core.errors import UserError
+from paredown.core.errors import UserError, printable
 from paredown.core.formatting import counted
 from paredown.core.layout import BENCH, LAYERS
 from paredown.frontier import front
@@ -19,7 +16,7 @@ from paredown.frontier.seeds import UNDECIDED, Estimate
 from paredown.report.compare import overlay
 from paredown.report.controls import controls
 from paredown.report.formatting import hover
-from paredown.report.layers import read_layers
+from paredown.report.layers import Layer, artifact, read_layers
 from paredown.report.request import Request
 from paredown.report.runs import Recorded, read, store_of
 from paredown.report.targets import add_targets
@@ -30,6 +27,24 @@ if TYPE_CHECKING:
     import pandas
 
 DENSE_AT = {"cost/speed_up": 1.0, "cost/compression": 1.0, "cost/sparsity": 0.0, "latency/speed_up": 1.0}
+
+
+@dataclass(frozen=True)
+class _Timed:
+    layer: str
+    dense_ms: float | None
+    ms: float | None
+
+
+@dataclass(frozen=True)
+class _Benched:
+    """What a report reads of a bench's file."""
+
+    layers: list[_Timed]
+    layers_batch: int
+    threads: int
+    device: str
+    is_quiet: bool
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ def build(request: Request) -> Report:
     best = front.best(runs, y, bounds) if bounds else None
     areas, corner = _areas(runs, x, y)
     missing = recorded.missing + _missing(points, every, cost, bounds, best) + _not_known(runs, bounds)
-    chosen = _choose(request, runs, points, best, y)
+    chosen = _choose(request, runs, points, best, y, missing)
     if chosen.layers is None:
         missing.append(f"the layers of {chosen.run['name']}: its run has no {LAYERS}")
     layers = _layers(request, points, runs, missing)
@@ -222,9 +237,15 @@ def _missing(
 
 
 def _choose(
-    request: Request, runs: pandas.DataFrame, points: pandas.DataFrame, best: tuple[str, list[str]] | None, y: Axis
+    request: Request,
+    runs: pandas.DataFrame,
+    points: pandas.DataFrame,
+    best: tuple[str, list[str]] | None,
+    y: Axis,
+    missing: list[str],
 ) -> Chosen:
-    """Choose the best setting under the budget, else the knee, else the best compressed setting on the front."""
+    """Choose the best setting under the budget, else the knee, else the best compressed setting on the front. Note in
+    `missing` what of its run is damaged."""
     bend = points.index[points["knee"]]
     if best:
         setting, why = best[0], f"best under {request.budget}"
@@ -237,13 +258,15 @@ def _choose(
     first = runs[runs["setting"] == setting].sort_values("seed").iloc[0]
     run = {name: first[name] for name in ("run_id", "name", "link", "seed")}
     times = tuple(float(first.get(f"latency/{name}", math.nan)) for name in ("dense_ms", "ms"))
-    layers, bench = _artifact(request, first["run_id"], LAYERS), _artifact(request, first["run_id"], BENCH)
+    found: list[Layer] | None = _artifact(request, first["run_id"], LAYERS, list[Layer], missing)
+    bench: _Benched | None = _artifact(request, first["run_id"], BENCH, _Benched, missing)
+    layers = None if found is None else [layer.row | {"blueprint": layer.blueprint} for layer in found]
     if not (layers and bench):
         return Chosen(setting, why, run, layers, (times[0], times[1]))
-    timed = {row["layer"]: row for row in bench["layers"]}
-    layers = [row | {name: timed.get(row["layer"], {}).get(name) for name in ("dense_ms", "ms")} for row in layers]
-    quiet = "" if bench["is_quiet"] else ", while other things ran"
-    on = f"batch {bench['layers_batch']}, {bench['threads']} threads, {bench['device']}{quiet}"
+    timed = {printable(time.layer): {"dense_ms": time.dense_ms, "ms": time.ms} for time in bench.layers}
+    layers = [row | timed.get(row["layer"], {}) for row in layers]
+    quiet = "" if bench.is_quiet else ", while other things ran"
+    on = f"batch {bench.layers_batch}, {bench.threads} threads, {printable(bench.device)}{quiet}"
     return Chosen(setting, why, run, layers, (times[0], times[1]), on)
 
 
@@ -257,10 +280,11 @@ def _layers(
         return read_layers(connect(store_of(request)), {str(name): first[name] for name in order}, missing)
 
 
-def _artifact(request: Request, run: str, name: str) -> Any:
-    """Load the JSON artifact `name` of a run, None if it has none."""
-    with outages_as(UserError, "MLflow's artifacts cannot be read: "), tempfile.TemporaryDirectory() as folder:
-        client = connect(store_of(request))
-        if name not in {artifact.path for artifact in client.list_artifacts(run)}:
-            return None
-        return json.loads(Path(client.download_artifacts(run, name, folder)).read_text())
+def _artifact(request: Request, run: str, name: str, kind: Any, missing: list[str]) -> Any:
+    """Read the JSON artifact `name` of a run as `kind`; None if it has none, or a damaged one, noted in `missing`."""
+    try:
+        with outages_as(UserError, "MLflow's artifacts cannot be read: "):
+            return artifact(connect(store_of(request)), run, name, kind)
+    except UserError as error:
+        missing.append(str(error))
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def sentences(table: pandas.DataFrame, y: Axis) -> list[str]:
 
 
 def _hover(name: str, row: Any, x: Axis, y: Axis) -> str:
-    lines = [f"<b>{name}</b>", f"a control: {KINDS[row['control']]}"]
+    lines = [f"<b>{escape(name)}</b>", f"a control: {KINDS[row['control']]}"]
     lines += [f"{y.title}: {spread(row, 'y')}", f"{x.title}: {spread(row, 'x')}"]
     if row["lead"] is not None:
-        lines.append(f"{row['of']} minus this: {signed(row['lead'])}, {verdict(row['lead'])}")
+        lines.append(f"{escape(row['of'])} minus this: {signed(row['lead'])}, {verdict(row['lead'])}")
     return "<br>".join([*lines, "click: its runs"])

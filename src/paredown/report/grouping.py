@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paredown.core.keys import setting
+from paredown.core.target import TARGETS
 
 KEY_DIGITS = 20
 CONTROL = "control"
-LABELLED_APART = ("sparsity", "speed_up", CONTROL)  # parameters that a label shows by their tags
+LABELLED_APART = (*TARGETS, CONTROL)  # parameters that a label shows by their tags
 
 
 @dataclass(frozen=True)

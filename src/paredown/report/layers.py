@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,28 +39,26 @@ class Layer:
         return shown | {name: getattr(self, name) for name in ("dense_macs", "macs", "dense_weights", "weights")}
 
 
+def artifact(client: MlflowClient, run: str, name: str, kind: Any, remedy: str = DAMAGED) -> Any:
+    """Return the JSON artifact `name` of a run as `kind`, None if it has none. Raise UserError where it is damaged."""
+    if name not in {found.path for found in client.list_artifacts(run)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return read_json(Path(client.download_artifacts(run, name, folder)), kind, remedy)
+
+
 def read_layers(client: MlflowClient, runs: Mapping[str, str], missing: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the layers of the first COMPARED of `runs` (run id by setting) that recorded them; note in `missing` those
     that are damaged, and how many were not asked for."""
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (setting, run) in enumerate([*runs.items()][:COMPARED]):
-            try:
-                rows = _rows(client, run, Path(folder) / str(number))
-            except UserError as error:
-                missing.append(f"the layers of {setting}: {error}")
-                continue
-            if rows:
-                found[setting] = [row.row for row in rows]
+    for setting, run in [*runs.items()][:COMPARED]:
+        try:
+            rows: list[Layer] | None = artifact(client, run, LAYERS, list[Layer])
+        except UserError as error:
+            missing.append(f"the layers of {setting}: {error}")
+            continue
+        if rows:
+            found[setting] = [row.row for row in rows]
     if len(runs) > COMPARED:
         missing.append(f"settings whose layers are not compared, only those of {COMPARED} are: {len(runs) - COMPARED}")
     return found
-
-
-def _rows(client: MlflowClient, run: str, folder: Path) -> Iterable[Layer]:
-    if LAYERS not in {artifact.path for artifact in client.list_artifacts(run)}:
-        return []
-    folder.mkdir()
-    path = Path(client.download_artifacts(run, LAYERS, str(folder)))
-    rows: list[Layer] = read_json(path, list[Layer], DAMAGED)
-    return rows

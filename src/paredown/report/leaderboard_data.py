@@ -123,16 +123,30 @@ def write(board: Board, sweep: str, folder: Path) -> None:
 
 
 def load(path: Path) -> pandas.DataFrame:
-    """Return the table that `write` wrote to the CSV file `path`. Raise UserError where it is none."""
+    """Return the table that `write` wrote to the CSV file `path`. Raise UserError where it is none, a number is none, a
+    row is cut, or a run stands there twice."""
     import pandas
 
+    numbers = (*METRICS, *SPENT)
     try:
-        table = pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in (*METRICS, *SPENT)})
+        table = pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers})
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no leaderboard's data: {error}") from error
-    if absent := [name for name in (*TAGS, *METRICS, *SPENT) if name not in table]:
-        raise UserError(f"{path} is no leaderboard's data: it has no column {', '.join(absent)}")
+        raise _damaged(path, str(error)) from error
+    if absent := [name for name in (*TAGS, *numbers) if name not in table]:
+        raise _damaged(path, f"it has no column {', '.join(absent)}")
+    if wrong := [name for name in numbers if not pandas.api.types.is_numeric_dtype(table[name])]:
+        raise _damaged(path, f"column {wrong[0]} has more than numbers")
+    if not pandas.api.types.is_integer_dtype(table["seed"]):
+        raise _damaged(path, "column seed has more than whole numbers")
+    if not (table["top1"].between(0, 100) & table[list(SPENT)].notna().all(axis=1)).all():
+        raise _damaged(path, "a row is cut, or its top1 is no percentage")
+    if table.duplicated(ONE_RUN).any():
+        raise _damaged(path, "a run stands there twice")
     return table
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is no leaderboard's data: {why}. Take it from its last commit, or give another --folder")
 
 
 def read(folder: Path, sweep: str) -> Board | None:

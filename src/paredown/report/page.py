@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from paredown.core.errors import printable
 from paredown.core.formatting import counted, number, si
 from paredown.frontier import figure
 from paredown.frontier.plots import per_layer
@@ -172,12 +173,11 @@ def _chosen(report: Report) -> str:
 
 def _layer(row: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: value for name, value in row["blueprint"].items() if name != "kind"}
-    counts = {name: f"{row[name]:,}" for name in ("dense_macs", "macs", "dense_weights", "weights")}
+    counts = {name: f"{row[name]:,.0f}" for name in ("dense_macs", "macs", "dense_weights", "weights")}
     density = f"{row['weights'] / row['dense_weights']:.1%}" if row["dense_weights"] else ""
-    words = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    words = printable(", ".join(f"{name}={value}" for name, value in arguments.items()))
     counts |= {name: "" if row.get(name) is None else f"{row[name]:.3f}" for name in ("dense_ms", "ms")}
-    kind = row["blueprint"].get("kind", row["kind"])
-    return {"layer": row["layer"], "kind": kind, "density": density, "arguments": words} | counts
+    return {"layer": row["layer"], "kind": row["kind"], "density": density, "arguments": words} | counts
 
 
 def _layer_figure(layers: list[dict[str, Any]]) -> Any:

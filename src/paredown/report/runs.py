@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paredown.core.errors import UserError, nearest, printable
-from paredown.core.files import read_json
 from paredown.report.grouping import CONTROL, Described, controlled, described, identity, key, label, labels, varied
+from paredown.report.layers import artifact
 from paredown.report.request import Request
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
 from paredown.tracking.view import CERTIFICATE, CERTIFIED, EXPERIMENTS, FOLDER, artifact_link, local_server, run_link
@@ -112,12 +110,9 @@ def _folder(run: Run) -> str:
 
 
 def _listed(client: MlflowClient, parent: str) -> set[str]:
-    if LISTING not in {artifact.path for artifact in client.list_artifacts(parent)}:
-        return set()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(client.download_artifacts(parent, LISTING, folder))
-        listing: _Listing = read_json(path, _Listing, "finish the sweep: it records the file again")
-    return {entry.folder for entry in listing.experiments}
+    remedy = "finish the sweep: it records the file again"
+    listing: _Listing | None = artifact(client, parent, LISTING, _Listing, remedy)
+    return {entry.folder for entry in listing.experiments} if listing else set()
 
 
 @dataclass(frozen=True)

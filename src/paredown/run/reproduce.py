@@ -22,7 +22,7 @@ from paredown.run.walk import Result
 # Overrides that do not affect what is compared.
 HARMLESS = (
     *("seed", "seeds", "output", "store", "tracking", "latency", "deploy", "trust"),
-    *("dataset.root", "dataset.cache", "reproduce"),
+    *("dataset.root", "dataset.cache", "dataset.workers", "method.packed", "reproduce"),
     # not the number of ranks: with it batches, and batch norms' statistics, are others
     *("trainer.accelerator", "trainer.threads", "trainer.eval_batch_size", "trainer.checkpoint_seconds"),
     "trainer.progress",
@@ -119,7 +119,7 @@ def reasons(row: PublishedRow, typed: Sequence[str]) -> list[str]:
         word
         for word in typed
         if word not in own
-        and not any(word.partition("=")[0] == free or word.startswith(f"{free}.") for free in HARMLESS)
+        and not any(word.lstrip("+").partition("=")[0] == free or word.startswith(f"{free}.") for free in HARMLESS)
     ]
     return [f"its settings were changed: {' '.join(changed)}"] if changed else []
 

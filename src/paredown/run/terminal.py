@@ -13,14 +13,16 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from paredown.core.config import compose
 from paredown.core.crash import OUTPUT
 from paredown.core.formatting import fixed, grouped
 from paredown.core.requests import as_called
+from paredown.core.target import TARGETS
 from paredown.core.target_metrics import ASKED, REACHED, TOLERANCE, missed_target
+from paredown.published.settings import with_row
 from paredown.run.walk import Result
 
-DEFAULTS = {"dataset": "cifar10", "model": "resnet20"}
-OF_METHOD = ("method", "sparsity", "speed_up", "latency_speed_up", "control", "deploy")
+OF_METHOD = ("method", *TARGETS, "control", "deploy")
 NEGLIGIBLE = 0.05  # difference of a speed-up from 1
 Verdict = Literal["faster", "slower", "as fast", "undecided"]
 Cells = tuple[str, str, str, str]  # of one row
@@ -85,27 +87,34 @@ def gained_and_lost(m: Mapping[str, float]) -> str:
     that is neither; "" where no dense network was trained."""
     if "gain/top1" not in m:
         return ""
-    fewer = [f"{m['cost/speed_up']:.3g}x fewer MACs"] if m["cost/speed_up"] > 1 else []
-    if (smaller := m.get("cost/dense_bytes", 0) / m.get("cost/bytes", 1)) > 1:
-        fewer.append(f"{smaller:.3g}x fewer bytes")
+    ratios = {"MACs": m["cost/speed_up"]}
+    ratios |= {"bytes": m["cost/dense_bytes"] / m["cost/bytes"]} if "cost/dense_bytes" in m else {}
+    gained = [f"{ratio:.3g}x fewer {what}" for what, ratio in ratios.items() if ratio > 1]
+    lost = [f"{1 / ratio:.3g}x more {what}" for what, ratio in ratios.items() if ratio < 1]
     time, is_time = _measured(*speed_up(m)), verdict(*speed_up(m))
-    gained, lost = [*fewer, *([time] if is_time == "faster" else [])], [time] if is_time == "slower" else []
-    change = f"{abs(m['gain/top1']):.2f} points of top-1 ({m['dense/top1']:.2f} -> {m['final/top1']:.2f} %)"
-    (gained if m["gain/top1"] > 0 else lost).append(change)
+    if is_time in ("faster", "slower"):
+        (gained if is_time == "faster" else lost).append(time)
     neither = f" Speed: {time}." if is_time in ("as fast", "undecided") else ""
+    if change := round(m["gain/top1"], 2):
+        points = f"{abs(change):.2f} points of top-1 ({m['dense/top1']:.2f} -> {m['final/top1']:.2f} %)"
+        (gained if change > 0 else lost).append(points)
+    else:
+        neither += f" Top-1: the same ({m['final/top1']:.2f} %)."
     return f"Gained: {', '.join(gained) or 'nothing'}. Lost: {', '.join(lost) or 'nothing'}.{neither}"
 
 
 def next_commands(result: Result, overrides: Sequence[str]) -> list[str]:
     """Return three commands to try after the run of `overrides`, each with what it gives."""
     typed = dict(word.split("=", 1) for word in overrides if "=" in word)
-    names = [f"{key}={typed.get(key, default)}" for key, default in DEFAULTS.items()]
+    chosen = compose(with_row(list(overrides)))["names"]  # whatever named it: a default, `experiment=`, `reproduce=`
+    names = [f"{key}={chosen[key]}" for key in ("dataset", "model")]
     kept = [f"{key}={typed[key]}" for key in ("output", "tracking.uri") if key in typed]
     report = ["src/report.py", *names, *kept]
     dense = ["src/run.py", *(word for word in overrides if re.split("[.=]", word)[0] not in OF_METHOD)]
+    dense += ["method=dense"] if "experiment" in typed else []
     export = ["src/export.py", f"run={result.run_id or result.folder}", *kept]
-    other = ["method=l1_filters", "speed_up=4"] if typed.get("method") == "ssc" else ["method=ssc", "sparsity=0.9"]
-    if typed.get("method", "dense") == "dense":
+    other = ["method=l1_filters", "speed_up=4"] if chosen["method"] == "ssc" else ["method=ssc", "sparsity=0.9"]
+    if chosen["method"] == "dense":
         commands = {"the front of all that is recorded, as one page": [report]}
     elif "gain/top1" in result.metrics:
         commands = {"the dense network, trained already, as a point too; then the front as one page": [dense, report]}

@@ -16,6 +16,7 @@ from paredown.core.errors import UserError, reason
 from paredown.core.network import Network
 from paredown.core.progress import each, working_on
 from paredown.cost.latency import device_name, timed
+from paredown.layers.sparse import CPU_PRODUCTS
 from paredown.runtime import cpu_kernel, gathered
 from paredown.runtime.assembly import LayerBuilder, assemble
 from paredown.runtime.backends import density
@@ -93,12 +94,14 @@ class Setting:
         """The backends for single layers that are available under this setting."""
         if self.portable:
             return "plain", "dense"
+        has_product = self.device.type != "cpu" or self.dtype in CPU_PRODUCTS
+        library = tuple(backend for backend in LIBRARY if backend != "sparse" or has_product)
         if self.device.type == "cpu" and self.dtype in cpu_kernel.FUNCTIONS and cpu_kernel.available():
             few = ("pixels",) if self.batch <= FEW else ()
-            return *LIBRARY, "native", *few
+            return *library, "native", *few
         if self.device.type == "cuda" and self.dtype in gathered.DTYPES and gathered.available():
-            return *LIBRARY, "triton"
-        return LIBRARY
+            return *library, "triton"
+        return library
 
 
 def find_fastest(network: Network, setting: Setting, seconds: float) -> Choices:

@@ -29,7 +29,7 @@ class ObjectStore:
     def __init__(self, fs: Any, root: str) -> None:
         self.fs, self.root = fs, root
         self._listings: dict[str, tuple[float, set[str]]] = {}  # by folder: when it was listed, and its names
-        self._pushed: dict[str, tuple[int, int]] = {}  # by key: modification time and size of the file last uploaded
+        self._pushed: dict[str, tuple[int, int]] = {}  # by key: modification time and size of the file last moved
 
     def names(self, folder: str, fresh: bool = False) -> set[str]:
         """List `folder`; the result is at most `LISTING_SECONDS` old, or new if `fresh`."""
@@ -77,8 +77,7 @@ class ObjectStore:
         no other machine would take, are left out with a warning: what a link leads to is not the experiment's."""
         paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MACHINES)]
         for path in sorted(paths, key=lambda path: path.suffix == ".jsonl"):  # after the files a journal refers to
-            info = path.stat()
-            stamp, key = (info.st_mtime_ns, info.st_size), f"{prefix}/{path.relative_to(folder).as_posix()}"
+            stamp, key = _stamp(path), f"{prefix}/{path.relative_to(folder).as_posix()}"
             if self._pushed.get(key) != stamp:
                 if linked(folder, path.relative_to(folder).as_posix()) or not is_plain(key):
                     log.warning("%r is a link, or has a name that is none elsewhere: it is not uploaded", str(path))
@@ -98,8 +97,8 @@ class ObjectStore:
             size = path.stat().st_size if path.is_file() else -1
             if path.suffix in APPEND_ONLY and size > bytes_there:
                 self._pushed.pop(key, None)
-            elif size != bytes_there:
-                self.get(key, path)
+            elif size != bytes_there and self.get(key, path):
+                self._pushed[key] = _stamp(path)
 
     def _sizes(self, prefix: str, folder: Path) -> dict[str, int]:
         """Return the sizes of the objects below `prefix` by their path relative to it, which is one within `folder`."""
@@ -130,6 +129,12 @@ class ObjectStore:
     def _is_folder(self) -> bool:
         """Whether the store is a folder (file:///) and no object storage."""
         return "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return the modification time and the size of a file."""
+    info = path.stat()
+    return info.st_mtime_ns, info.st_size
 
 
 class OSErrorFileSystem:

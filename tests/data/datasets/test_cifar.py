@@ -270,7 +270,7 @@ def test_no_data_and_no_download(dataset, tmp_path):
 
 
 def test_no_data_and_no_network(dataset, tmp_path, no_network):
-    with pytest.raises(UserError, match=r"did not answer .*dataset.root at a folder") as error:
+    with pytest.raises(UserError, match=r"could not be downloaded .*dataset.root at a folder") as error:
         dataset("cifar10", f"dataset.root={tmp_path}").prepare()
     assert "\n" not in str(error.value)
 

@@ -109,7 +109,15 @@ def test_a_damaged_file_is_named(damage, says, dataset, tmp_path) -> None:
 def test_no_data_is_one_line_that_says_how_to_get_it(dataset, tmp_path, no_network) -> None:
     with pytest.raises(UserError, match=r"train_32x32.mat and test_32x32.mat.*dataset.download=true"):
         dataset("svhn", f"dataset.root={tmp_path}", "dataset.download=false").prepare()
-    with pytest.raises(UserError, match=r"did not answer .*extra_32x32.mat"):
+    with pytest.raises(UserError, match=r"could not be downloaded .*extra_32x32.mat"):
         dataset("svhn", f"dataset.root={tmp_path}", "dataset.extra=true").prepare()
     with pytest.raises(UserError, match=r"dataset\.extra='both' \(true or false\)"):
         dataset("svhn", "dataset.extra=both")
+
+
+def test_a_root_that_cannot_be_written_is_one_line(dataset, tmp_path, no_network) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UserError, match=r"no SVHN in .*file.sub, and it could not be downloaded \(.*\): point dataset.root"
+    ):
+        dataset("svhn", f"dataset.root={tmp_path / 'file' / 'sub'}", "dataset.download=true").prepare()

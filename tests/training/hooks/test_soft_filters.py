@@ -131,6 +131,15 @@ def test_without_batch_norm_only_the_filters_are_zero() -> None:
     assert len(zero_rows(model[0])) == 3 and (model[1].weight != 0).all()
 
 
+def test_without_batch_norm_scales_behind_frozen_filters_train() -> None:
+    model = network()
+    hook, state = started(model, choice="distance", frozen=True, batch_norm=False)
+    rows, before = zero_rows(model[0]), model[1].bias.detach().clone()
+    epoch(hook, state, 0)
+    assert len(rows) == 3 and zero_rows(model[0]) == rows
+    assert (model[1].bias[rows] != before[rows]).all()
+
+
 @pytest.mark.parametrize("settings", [{}, {"choice": "distance", "frozen": True}, {"every": 2}])
 def test_resumed_is_equal(settings: dict[str, Any]) -> None:
     model = network()

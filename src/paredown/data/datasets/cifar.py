@@ -12,7 +12,7 @@ from paredown.core.constraints import checked
 from paredown.core.errors import UserError, printable
 from paredown.data import pickled
 from paredown.data.cache import Decoded, Pixels, decoded, file_state
-from paredown.data.images import Contents, ImageData, MissingImages
+from paredown.data.images import Contents, ImageData, MissingImages, fetching
 from paredown.data.parquet import LABELS, find_splits, read_parquet
 
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -60,20 +60,13 @@ class Cifar(ImageData):
         ways = f"point dataset.root at a folder with {self.folder.name}/, or with train.parquet and test.parquet"
         if not self.download:
             raise MissingImages(f"CIFAR-{self.variant}", self.root, f"{ways}, or set dataset.download=true")
-        from filelock import FileLock
         from torchvision.datasets import CIFAR10, CIFAR100
         from torchvision.datasets.utils import download_and_extract_archive
 
         known = CIFAR10 if self.variant == 10 else CIFAR100
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".download.lock"):
-                if not self._complete():  # another process may have fetched it
-                    download_and_extract_archive(known.url, self.root, filename=known.filename, md5=known.tgz_md5)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"no CIFAR-{self.variant} in {self.root}, and {known.url} did not answer ({error}): {ways}"
-            ) from error
+        with fetching(f"CIFAR-{self.variant}", self.root, ways):
+            if not self._complete():  # another process may have fetched it
+                download_and_extract_archive(known.url, self.root, filename=known.filename, md5=known.tgz_md5)
 
 
 def _from_parquet(train: list[Path], test: list[Path], variant: int) -> Decoded:

@@ -10,7 +10,7 @@ import numpy as np
 from paredown.core.constraints import checked
 from paredown.core.errors import UserError
 from paredown.data.cache import Decoded, Pixels, decoded, file_state
-from paredown.data.images import Contents, ImageData, MissingImages
+from paredown.data.images import Contents, ImageData, MissingImages, fetching
 from paredown.data.mat import read_mat
 from paredown.data.parquet import find_splits, read_parquet
 
@@ -47,19 +47,14 @@ class Svhn(ImageData):
         ways = f"point dataset.root at a folder with {names}, or with parquet files of these splits"
         if not self.download:
             raise MissingImages("SVHN", self.root, f"{ways}, or set dataset.download=true")
-        from filelock import FileLock
         from torchvision.datasets import SVHN
         from torchvision.datasets.utils import download_url
 
         known = {name: (url, md5) for url, name, md5 in SVHN.split_list.values()}
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / ".download.lock"):
-                for file in files:  # skips files whose MD5 sum is right
-                    url, md5 = known[file.name]
-                    download_url(url, self.root, file.name, md5)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"no SVHN in {self.root}, and {url} did not answer ({error}): {ways}") from error
+        with fetching("SVHN", self.root, ways):
+            for file in files:  # skips files whose MD5 sum is right
+                url, md5 = known[file.name]
+                download_url(url, self.root, file.name, md5)
 
 
 def _from_parquet(train: list[Path], test: list[Path]) -> Decoded:

@@ -40,7 +40,8 @@ def packed_convolution(conv: nn.Conv2d, mask: Tensor, groups: int, pointwise: bo
     bias = None if conv.bias is None else conv.bias.unflatten(0, (-1, groups)).T.flatten()
     y = conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
     if pointwise:
-        y += conv2d(x, _across(conv.weight, groups) * _across(mask, groups), None, conv.stride)
+        seen = x[..., :: conv.stride[0], :: conv.stride[1]]  # not a strided 1 x 1 convolution: see layers/strided.py
+        y += conv2d(seen, _across(conv.weight, groups) * _across(mask, groups))
     return torch.channel_shuffle(y, groups)
 
 

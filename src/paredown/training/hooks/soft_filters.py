@@ -26,7 +26,7 @@ class SoftFilters(Hooks):
     With `batch_norm` the scale and shift behind them are zero too, while the network is evaluated: an epoch trains with
     those that it had, because behind a ReLU a channel that is zero gets no gradient and could not return. For the same
     reason nothing is zero before the first epoch. `frozen`: the choice is made once, before the first step, and its
-    filters stay zero, batch norm included.
+    filters stay zero, with `batch_norm` their scales and shifts too.
     """
 
     keep: Mapping[str, int]
@@ -44,7 +44,7 @@ class SoftFilters(Hooks):
         self._aside: dict[str, Tensor] = {}  # scales and shifts of the epoch that was evaluated, by parameter
         if self.frozen:
             self._rows = self._choose()
-            self._zero(norms=self.batch_norm)
+            self._zero()
 
     def before_step(self, fit: FitState) -> None:
         """Give batch norms their scales and shifts back; a frozen choice is read from the weights of a resumed fit."""
@@ -63,7 +63,7 @@ class SoftFilters(Hooks):
     def after_step(self, fit: FitState) -> None:
         """Set frozen filters to zero again: momentum of an earlier fit or weight decay may have moved them."""
         if self.frozen:
-            self._zero(norms=self.batch_norm)
+            self._zero()
 
     def before_evaluation(self, fit: FitState) -> None:
         """Set the filters of the new choice to zero."""
@@ -72,7 +72,7 @@ class SoftFilters(Hooks):
         self._rows = self._choose()
         if self.batch_norm:
             self._aside = {name: values.clone() for name, values in self._norms()}
-        self._zero(norms=self.batch_norm)
+        self._zero()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scales and shifts that the next epoch begins with."""
@@ -96,18 +96,18 @@ class SoftFilters(Hooks):
         gone = {name: (weight == 0).all(1).nonzero()[:, 0].cpu() for name, weight in rows.items()}
         return soft(self._network, self._groups, gone)
 
-    def _parameters(self, norms: bool = True) -> list[tuple[Tensor, Tensor]]:
+    def _parameters(self) -> list[tuple[Tensor, Tensor]]:
         """Return the parameters that the choice zeroes, with their rows."""
         found: list[tuple[Tensor, Tensor]] = []
         for (conv, index), *behind in self._rows.values():
-            for layer, rows in ((conv, index), *(behind if norms else ())):
+            for layer, rows in ((conv, index), *(behind if self.batch_norm else ())):
                 module = self._network.module.get_submodule(layer)
                 found += [(p, rows.to(p.device)) for p in module.parameters(recurse=False)]
         return found
 
     @torch.no_grad()
-    def _zero(self, norms: bool) -> None:
-        for parameter, rows in self._parameters(norms):
+    def _zero(self) -> None:
+        for parameter, rows in self._parameters():
             parameter[rows] = 0.0
 
     def _norms(self) -> list[tuple[str, Tensor]]:
