@@ -104,6 +104,19 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(made, name: str, 
         _ = made(name, *words).steps
 
 
+@pytest.mark.parametrize("source", ["5", "[a]", "net.py", "net.py:", ":Net", "net.py:1x"])
+def test_what_is_no_source_is_named_by_its_own_setting(source: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model\.source="):
+        prepare(compose([*SMALL, f"output={tmp_path}", f"model.source={source}"]))
+
+
+@pytest.mark.parametrize("preprocessing", ["foo", "null", "1"])
+def test_preprocessing_is_one_of_two(preprocessing: str, tmp_path: Path) -> None:
+    words = ["dataset=digits", "model=torchvision", "model.name=resnet18", f"model.preprocessing={preprocessing}"]
+    with pytest.raises(UserError, match=r"model\.preprocessing="):
+        prepare(compose([*words, f"output={tmp_path}"]))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -159,6 +159,8 @@ def _with_consent(values: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     if not any(word.lstrip("+").startswith(f"{SOURCE}=") for word in overrides):
         return values
     place, _, name = str(values["model"].get("source")).rpartition(":")
+    if not (place and name.isidentifier()):
+        return values  # no source: refused by its own name where the network is built
     named = place if place.endswith(".py") else f"{place}:{name}"
     return values | {TRUST: [*(values.get(TRUST) or []), named]}
 
