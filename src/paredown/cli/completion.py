@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from paredown.core.errors import UserError, nearest
 from paredown.core.requests import exit_codes
-from paredown.core.target import TARGETS
+from paredown.core.target_metrics import TARGETS
 
 SCRIPTS = {
     "bash": """_paredown() {

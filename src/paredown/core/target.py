@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from paredown.core.constraints import Checked
 from paredown.core.errors import UserError
 from paredown.core.keys import identity
+from paredown.core.target_metrics import Quantity
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,6 @@ class Timing:
     batch: int
     threads: int | None
     device: str = "cpu"
-
-
-Quantity = Literal["sparsity", "speed_up", "latency_speed_up"]
-TARGETS: tuple[Quantity, ...] = get_args(Quantity)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""The metrics that hold the target asked for, the value reached and the tolerance, in the target's unit."""
+"""What a target may ask for, and the metrics that hold what was asked, reached and tolerated, in its unit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal, get_args
 
+Quantity = Literal["sparsity", "speed_up", "latency_speed_up"]  # that a target asks for
+TARGETS: tuple[Quantity, ...] = get_args(Quantity)
 ASKED, REACHED, TOLERANCE = "target/asked", "target/reached", "target/tolerance"
 
 

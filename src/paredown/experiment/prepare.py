@@ -31,7 +31,8 @@ from paredown.core.progress import Mode, mode_of
 from paredown.core.recipe import Recipe, RecipeOverrides
 from paredown.core.requests import Listed
 from paredown.core.source import find_source, require_digest
-from paredown.core.target import TARGETS, Target, Timing
+from paredown.core.target import Target, Timing
+from paredown.core.target_metrics import TARGETS
 from paredown.core.trust import TARGET, Name, absolute, resolve, trust
 from paredown.cost.latency import LatencySettings
 from paredown.data.images import ImageData

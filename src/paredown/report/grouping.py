@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paredown.core.keys import setting
-from paredown.core.target import TARGETS
+from paredown.core.target_metrics import TARGETS
 
 KEY_DIGITS = 20
 CONTROL = "control"

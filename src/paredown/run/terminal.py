@@ -17,8 +17,7 @@ from paredown.core.config import compose
 from paredown.core.crash import OUTPUT
 from paredown.core.formatting import fixed, grouped
 from paredown.core.requests import as_called
-from paredown.core.target import TARGETS
-from paredown.core.target_metrics import ASKED, REACHED, TOLERANCE, missed_target
+from paredown.core.target_metrics import ASKED, REACHED, TARGETS, TOLERANCE, missed_target
 from paredown.published.settings import with_row
 from paredown.run.walk import Result
 

@@ -133,6 +133,7 @@ def test_without_batch_norm_only_the_filters_are_zero() -> None:
 
 def test_without_batch_norm_scales_behind_frozen_filters_train() -> None:
     model = network()
+    nn.init.constant_(model[1].bias, 0.5)  # of a channel that is 0 behind a ReLU, a shift of 0 would get no gradient
     hook, state = started(model, choice="distance", frozen=True, batch_norm=False)
     rows, before = zero_rows(model[0]), model[1].bias.detach().clone()
     epoch(hook, state, 0)
