@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "mobilenet_v2_cifar": {"_target_": "paredown.models.cifar.mobilenet.mobilenet_v2_cifar", "num_classes": 10},
 }
-SHORT = ["model=resnet20", "recipe=cifar10_short", "recipe.precision=32", "dataset.augment.crop=0"]
+SHORT = ["model=resnet20", "recipe=cifar10_short", "recipe.precision=bf16", "dataset.augment.crop=0"]
 DENSE = [*SHORT, "budget.epochs=4"]  # the leaderboard's: not trained again in its output folder
 TUNED = [*SHORT, "recipe.epochs=1"]
 FINETUNE = "method.finetune={epochs:1,learning_rate:null,milestones:null}"

@@ -70,13 +70,19 @@ def train_dense(network: Network, recipe: Recipe) -> list[Stage]:
     return [] if network.pretrained else [Fit("train", recipe)]
 
 
-def only_goal(method: str, decides: str, target: Target | None, own: Mapping[str, Any]) -> Goal:
-    """Return the one goal among `target` and the hyperparameters `own` that are not None; `decides` names what follows
-    from it. Raise UserError unless there is exactly one."""
+def only_goal(
+    method: str,
+    decides: str,
+    target: Target | None,
+    own: Mapping[str, Any],
+    targets: Sequence[str] = ("sparsity", "speed_up"),
+) -> Goal:
+    """Return the one goal among `target`, of one of `targets`, and the hyperparameters `own` that are not None;
+    `decides` names what follows from it. Raise UserError unless there is exactly one."""
     goals = [Goal.of(target)] if target else []
     goals += [Goal(name, value) for name, value in own.items() if value is not None]  # type: ignore[arg-type]
     if len(goals) != 1:
-        *names, last = ["sparsity=", "speed_up=", *(f"method.{name}=" for name in own)]
+        *names, last = [*(f"{name}=" for name in targets), *(f"method.{name}=" for name in own)]
         got = " and ".join(f"method.{goal}" if goal.quantity in own else str(goal) for goal in goals)
         raise UserError(f"{method} takes its {decides} from one of {', '.join(names)} and {last}, got {got or 'none'}")
     return goals[0]

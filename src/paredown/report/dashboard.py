@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from paredown.frontier.plots import COLOURS, style
+from paredown.tracking.client import every_run
 from paredown.tracking.view import EXPERIMENTS, KEY, save_view
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # tags of a run: what MLflow draws it in, which a person may change, and what was chosen here
 COLOUR, OURS = "mlflow.runColor", "paredown.colour"
 SHADES = ((0, 0.0), (255, 0.5), (0, 0.4))  # a grey level, and its share in each further round of the palette
-PAGE = 1000  # runs a request
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def charts(client: MlflowClient, experiment: Experiment) -> list[Chart]:
     """Save a chart of `experiment` for each data set and network, the one of most runs first, and colour its runs by
     method. Without any, save the one of all runs."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in _runs(client, experiment.experiment_id):
+    for run in every_run(client, [experiment.experiment_id], EXPERIMENTS):
         groups[run.data.tags.get("dataset", ""), run.data.tags.get("model", "")].append(run)
     drawn = {pair: runs for pair, runs in groups.items() if all(map(_is_plain, pair))}
     save_view(client, experiment)
@@ -51,16 +50,6 @@ def charts(client: MlflowClient, experiment: Experiment) -> list[Chart]:
 def _is_plain(name: str) -> bool:
     """Return whether `name` can stand in a search and in an address as it is."""
     return bool(re.fullmatch(r"[\w.-]{1,80}", name, re.ASCII))
-
-
-def _runs(client: MlflowClient, experiment_id: str) -> Iterator[Run]:
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], EXPERIMENTS, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _colour(client: MlflowClient, runs: list[Run]) -> None:

@@ -12,7 +12,7 @@ from paredown.core.errors import UserError, nearest, printable
 from paredown.report.grouping import CONTROL, Described, controlled, described, identity, key, label, labels, varied
 from paredown.report.layers import artifact
 from paredown.report.request import Request
-from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
+from paredown.tracking.client import SQLITE, check_uri, connect, database_path, every_run, outages_as, public
 from paredown.tracking.view import CERTIFICATE, CERTIFIED, EXPERIMENTS, FOLDER, artifact_link, local_server, run_link
 
 if TYPE_CHECKING:
@@ -129,15 +129,7 @@ class _Listing:
 
 def _runs(client: MlflowClient, base: str, tags: dict[str, str]) -> list[Run]:
     text = " and ".join([base, *(f"tags.`{name}` = '{value}'" for name, value in tags.items())])
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(experiments, text, max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    return list(every_run(client, [experiment.experiment_id for experiment in client.search_experiments()], text))
 
 
 def _get(client: MlflowClient, run: str) -> Run:

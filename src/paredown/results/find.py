@@ -19,9 +19,10 @@ from paredown.core.layout import CONFIG, PLAN, RESULT, STATE
 from paredown.core.network import Network
 from paredown.core.paths import is_plain
 from paredown.store.states import RECORD
-from paredown.tracking.client import SQLITE, check_uri, connect, database_path, outages_as, public
+from paredown.tracking.client import SQLITE, check_uri, connect, database_path, every_run, outages_as, public
 from paredown.tracking.journal import FOLDER, Journal
 from paredown.tracking.sender import Sender
+from paredown.tracking.view import EXPERIMENTS
 from paredown.tracking.view import FOLDER as FOLDER_TAG
 
 if TYPE_CHECKING:
@@ -170,12 +171,7 @@ def _only(run: str, found: list[Run]) -> Run:
 
 
 def _matching(client: MlflowClient, run: str) -> Iterator[Run]:
-    """Yield the runs whose id begins with `run`, which MLflow cannot search by."""
+    """Iterate over the runs whose id begins with `run`, which MLflow cannot search by."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    token = None
-    while True:
-        page = client.search_runs(experiments, "tags.kind = 'experiment'", max_results=1000, page_token=token)
-        yield from (one for one in page if one.info.run_id.startswith(run))
-        token = page.token
-        if not token:
-            return
+    recorded = every_run(client, experiments, EXPERIMENTS)
+    return (one for one in recorded if one.info.run_id.startswith(run))

@@ -17,8 +17,9 @@ from paredown.tracking.view import save_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment, Run
 
+PAGE = 1000  # runs a request
 SQLITE, ESCAPED = "sqlite:///", "sqlite+pysqlite:///"
 ACCEPTED = "http://HOST:PORT of an MLflow server, sqlite:///PATH of a local database, or off"
 
@@ -98,6 +99,17 @@ def get_experiment(client: MlflowClient, uri: str, name: str) -> Experiment:
         client.restore_experiment(experiment.experiment_id)
     save_view(client, experiment)
     return experiment
+
+
+def every_run(client: MlflowClient, experiments: list[str], text: str) -> Iterator[Run]:
+    """Iterate over the runs of the `experiments` (ids) that MLflow's search `text` finds, page by page."""
+    token = None
+    while True:
+        page = client.search_runs(experiments, text, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @contextmanager

@@ -74,8 +74,8 @@ def test_the_scope_and_the_recipe_reach_both_stages(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["method.keep=1.5"], r"method.keep=1.5.*between 0 and 1"),
-        ([], "got neither"),
-        (["method.keep=0.5", "sparsity=0.5"], "got both"),
+        ([], "got none"),
+        (["method.keep=0.5", "sparsity=0.5"], "got sparsity=0.5 and method.keep=0.5"),
         (["method.keep=0.999"], "merges nothing"),
         (["method.keep=0.5", "method.steps=[0.4]"], r"method.steps=\[0.4\] must fall, to above method.keep=0.5"),
         (["speed_up=2", "method.steps=[0.3]"], "merges nothing, or less"),

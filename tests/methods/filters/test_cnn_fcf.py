@@ -48,8 +48,8 @@ def test_the_plan(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["method.keep=0"], r"method.keep=0.*between 0 and 1"),
-        ([], "got neither"),
-        (["method.keep=0.5", "sparsity=0.5"], "got both"),
+        ([], "got none"),
+        (["method.keep=0.5", "sparsity=0.5"], "got sparsity=0.5 and method.keep=0.5"),
         (["method.keep=0.999"], "removes no filter of 64"),
         (["speed_up=10000"], "one channel a layer gives speed_up="),
         (["method.keep=0.5", "method.growth=0.9"], r"method.growth=0.9.*at least 1"),

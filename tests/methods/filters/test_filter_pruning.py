@@ -202,9 +202,9 @@ def test_hyperparameters_reach_their_stages() -> None:
 @pytest.mark.parametrize(
     ("method", "target", "words"),
     [
-        (L1Filters(), None, "cuts channels to one of sparsity=, speed_up=, latency_speed_up= and method.keep_params="),
-        (AutoSlim(), None, "cuts channels to one of sparsity=, speed_up= and method.keep_params="),
-        (L1Filters(keep_params=0.5), Target("speed_up", 2.0), "speed_up=2 and keep_params=0.5"),
+        (L1Filters(), None, "channels from one of sparsity=, speed_up=, latency_speed_up= and method.keep_params="),
+        (AutoSlim(), None, "channels from one of sparsity=, speed_up= and method.keep_params="),
+        (L1Filters(keep_params=0.5), Target("speed_up", 2.0), "speed_up=2 and method.keep_params=0.5"),
         (L1Filters(), Target("speed_up", 1e5), "out of reach: one channel a layer"),
         (L1Filters(round_to=32), Target("speed_up", 2.0), "wider than conv, which has 16 channels"),
         (L1Filters(rates={"layer1": 0.5}), Target("speed_up", 2.0), "leave out speed_up=2"),

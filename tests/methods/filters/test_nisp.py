@@ -37,8 +37,8 @@ def test_the_plan(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["method.keep=0"], r"method.keep=0.*between 0 and 1"),
-        ([], "got neither"),
-        (["method.keep=0.5", "speed_up=2"], "got both"),
+        ([], "got none"),
+        (["method.keep=0.5", "speed_up=2"], "got speed_up=2 and method.keep=0.5"),
         (["method.keep=0.999"], "removes no filter of"),
         (["sparsity=0.99999"], "one channel a layer gives sparsity="),
         (["method.keep=0.5", "method.images=1"], "method.images=1.*at least 2"),

@@ -44,8 +44,8 @@ def test_the_plans(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=sfp"], "one of method.keep=, speed_up= and sparsity=, got neither"),
-        (["method=sfp", "method.keep=0.7", "speed_up=2"], "got both speed_up=2 and method.keep=0.7"),
+        (["method=sfp"], "one of sparsity=, speed_up= and method.keep=, got none"),
+        (["method=sfp", "method.keep=0.7", "speed_up=2"], "got speed_up=2 and method.keep=0.7"),
         (["method=sfp", "method.keep=1"], r"method.keep=1.*between 0 and 1"),
         (["method=sfp", "method.keep=0"], r"method.keep=0.*between 0 and 1"),
         (["method=fpgm", "method.keep=-1"], r"method.keep=-1.*between 0 and 1"),

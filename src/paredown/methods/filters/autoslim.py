@@ -26,7 +26,8 @@ from paredown.core.recipe import Recipe, RecipeOverrides
 from paredown.core.target import Goal, Target
 from paredown.graph.channels import Group
 from paredown.layers.narrow import NORMS
-from paredown.methods.filters.pruning import CutGroups, Part, Scopes, cut_channels, one_goal
+from paredown.methods.families import only_goal
+from paredown.methods.filters.pruning import CutGroups, Part, Scopes, cut_channels
 from paredown.surgery.prefixes import choices_of, maskable_groups, narrower, prefixes, steps_of
 from paredown.surgery.width_budget import Widths, limited
 from paredown.training.hooks.sandwich import Sandwich
@@ -63,7 +64,7 @@ class AutoSlim(CutGroups):
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
         """Return the training of all widths, the search and the training of what it found. Raise UserError unless there
         is one target, within reach."""
-        goal = one_goal(self.targets, target, self.keep_params)
+        goal = only_goal("autoslim", "channels", target, {"keep_params": self.keep_params})
         groups = self.groups(network)
         step = steps_of(groups, self.steps)
         cost, limit = limited(network, groups, goal)

@@ -16,8 +16,8 @@ from paredown.core.plan import Edit, Fit, Outcome, Stage
 from paredown.core.recipe import Recipe, RecipeOverrides
 from paredown.core.target import Goal, Target
 from paredown.graph.channels import Group
-from paredown.methods.families import accuracy, notes_of, train_dense
-from paredown.methods.filters.filter_cuts import Keep, only_keep
+from paredown.methods.families import accuracy, notes_of, only_goal, train_dense
+from paredown.methods.filters.filter_cuts import Keep
 from paredown.methods.filters.pruning import CutGroups, Scopes
 from paredown.surgery.clustering import clusters_of, members
 from paredown.surgery.narrowing import merge
@@ -68,7 +68,7 @@ class CSGD(CutGroups):
         """Return the stages. Raise UserError for an optimiser that is not SGD, for widths that do not fall, unless
         there is one of `keep` and a target, and where that is out of reach."""
         require_sgd(recipe.optimizer)
-        only_keep("c_sgd", self.keep, target)
+        only_goal("c_sgd", "channels", target, {"keep": self.keep})
         groups = self.groups(network)
         stages = train_dense(network, recipe)
         before = {group.name: group.size for group in groups}

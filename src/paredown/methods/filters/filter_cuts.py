@@ -10,12 +10,11 @@ from annotated_types import Interval
 from torch import Tensor
 
 from paredown.core.constraints import Rule
-from paredown.core.errors import UserError
 from paredown.core.hooks import Context
 from paredown.core.network import Network
 from paredown.core.target import Goal, Target
 from paredown.graph.channels import Group
-from paredown.methods.families import accuracy
+from paredown.methods.families import accuracy, only_goal
 from paredown.methods.filters.pruning import CutChannels
 from paredown.surgery.filters import filter_groups, filters_kept
 from paredown.surgery.narrowing import rehearse
@@ -44,17 +43,10 @@ class CutFilters(CutChannels):
         return "full"
 
     def kept(self, target: Target | None, network: Network, groups: Sequence[Group]) -> dict[str, int]:
-        """Return how many filters each of `groups` keeps. Raise UserError as `only_keep` does, and as
+        """Return how many filters each of `groups` keeps. Raise UserError as `only_goal` does, and as
         `surgery.filters.filters_kept`."""
-        only_keep(type(self).__name__, self.keep, target)
+        only_goal("this method", "filters", target, {"keep": self.keep})
         return filters_kept(network, groups, self.keep, Goal.of(target) if target else None)
-
-
-def only_keep(method: str, keep: float | None, target: Target | None) -> None:
-    """Raise UserError unless there is exactly one of `keep` and a target."""
-    if (keep is None) == (target is None):
-        got = "neither" if target is None else f"both {target} and method.keep={keep:g}"
-        raise UserError(f"{method} keeps filters by one of method.keep=, speed_up= and sparsity=, got {got}")
 
 
 def cut_filters(

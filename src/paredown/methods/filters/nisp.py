@@ -21,8 +21,8 @@ from paredown.core.progress import passed
 from paredown.core.recipe import Recipe, RecipeOverrides
 from paredown.core.target import Goal, Target
 from paredown.graph.channels import Group
-from paredown.methods.families import train_dense
-from paredown.methods.filters.filter_cuts import Keep, only_keep
+from paredown.methods.families import only_goal, train_dense
+from paredown.methods.filters.filter_cuts import Keep
 from paredown.methods.filters.pruning import CutGroups, prune
 from paredown.surgery.filters import filters_kept
 from paredown.surgery.importance import Importance, Scores
@@ -85,7 +85,7 @@ class NISP(CutGroups):
     def plan(self, target: Target | None, network: Network, recipe: Recipe) -> list[Stage]:
         """Return the stages. Raise UserError unless there is one of `keep` and a target, where that is out of reach
         or removes nothing, and for a network without a linear layer."""
-        only_keep("nisp", self.keep, target)
+        only_goal("nisp", "channels", target, {"keep": self.keep})
         groups = self.groups(network)
         widths = filters_kept(network, groups, self.keep, Goal.of(target) if target else None)
         last_linear(network.module)  # its inputs are scored after the training: without one that would be in vain

@@ -12,7 +12,6 @@ from annotated_types import Interval
 
 from paredown.core.constraints import Count, Rule
 from paredown.core.distributed import broadcast
-from paredown.core.errors import UserError
 from paredown.core.hooks import Context
 from paredown.core.keys import identity
 from paredown.core.network import Network
@@ -22,7 +21,7 @@ from paredown.core.target import Goal, Target, Timing
 from paredown.cost.latency import device_name
 from paredown.frontier.plots import per_layer
 from paredown.graph.channels import Group
-from paredown.methods.families import TOPS, accuracy, notes_of, train_dense
+from paredown.methods.families import TOPS, accuracy, notes_of, only_goal, train_dense
 from paredown.runtime.width_clock import WidthClock, fast_enough, require_latency
 from paredown.surgery.importance import Importance
 from paredown.surgery.narrowing import Removed, cut, others, require_cuttable
@@ -161,7 +160,7 @@ class PruneChannels(CutGroups):
     def arguments(self, target: Target | None, network: Network) -> dict[str, Any]:
         """Return what decides how many channels stay, as arguments of `prune`. Raise UserError unless there is exactly
         one target, and where the channels of `scope` cannot reach it."""
-        goal = one_goal(self.targets, target, self.keep_params)
+        goal = only_goal("this method", "channels", target, {"keep_params": self.keep_params}, self.targets)
         groups = self.groups(network)
         found = {"goal": goal, "least": self.least, "round_to": self.round_to}
         if target and target.timing:
@@ -177,16 +176,3 @@ class PruneChannels(CutGroups):
         settings = {"importance": self.importance(), "scope": self.scope} | self.arguments(target, network)
         stages = [*self.training(network, recipe), Edit("prune", prune, settings)]
         return [*stages, *self.further("finetune", recipe)]
-
-
-def one_goal(quantities: Sequence[str], target: Target | None, keep_params: float | None) -> Goal:
-    """Return the goal that decides how many channels stay, of which a target may be of one of `quantities`. Raise
-    UserError unless there is exactly one."""
-    goals = [Goal.of(target)] if target else []
-    goals += [Goal("keep_params", keep_params)] if keep_params else []
-    if len(goals) != 1:
-        raise UserError(
-            f"this method cuts channels to one of {', '.join(f'{name}=' for name in quantities)} and "
-            f"method.keep_params=, got {' and '.join(map(str, goals)) or 'none'}"
-        )
-    return goals[0]
