@@ -45,6 +45,14 @@ def test_every_method_is_named_once_a_panel_and_no_name_covers_another(table) ->
         assert all(400 / 832 * box.height >= 9 for box in boxes)  # pixels, with its descent, in a picture of 400
 
 
+def test_a_setting_at_chance_squeezes_no_axis_and_is_not_named(table) -> None:
+    chance = table[table["method"] == "method_00"].assign(method="chance", setting="chance", top1=10.0)
+    every = pandas.concat([table, chance], ignore_index=True)
+    picture = leaderboard_picture.draw(every, leaderboard.ranking(every))
+    assert all(axes.get_ylim()[0] > 40 for axes in picture.axes)
+    assert all("chance" not in {text.get_text() for text in axes.texts} for axes in picture.axes)
+
+
 def test_axes_end_at_the_bounds_of_an_accuracy_and_fit_the_costs(table) -> None:
     table = table[table["control"] == ""].assign(top1=lambda t: t["top1"] * (t["seed"] == 0))  # 0, 0 and 60 to 78 %
     picture = leaderboard_picture.draw(table, leaderboard.ranking(table))

@@ -30,6 +30,7 @@ WIDTH, DOTS = 5.2, 160  # inches, and their dots: letters of 9 points are 10 pix
 FRAME, LOW = 1.0, 2.4  # inches of height of a panel beside its axes, and of the axes at least
 FULL = 100.0  # percent
 LOG_FROM = 1.5  # ratio of the largest to the smallest cost from which the axis is logarithmic
+SHARE = 0.5  # of the best accuracy, below which a setting would squeeze all others
 WIDE = 8.0  # ratio from which 1, 2 and 5 are ticks enough
 
 
@@ -48,6 +49,7 @@ def draw(table: pandas.DataFrame, found: Ranking, costs: Sequence[str] = tuple(P
     own = table[table["control"] == ""]
     panels = {name: PANELS[name] for name in costs if own[name].notna().any()}
     means = own.groupby("setting", sort=False).agg({"method": "first", "top1": "mean"} | dict.fromkeys(panels, "mean"))
+    means = means[means["top1"] >= means["top1"].max() * SHARE]
     methods = sorted(set(means["method"]))
     height = FRAME + max(LOW, LINE * len(methods))
     picture = Figure(figsize=(WIDTH, height * len(panels)), dpi=DOTS, layout="constrained")
