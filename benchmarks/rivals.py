@@ -28,8 +28,10 @@ from paredown.core import blueprint
 from paredown.core.config import compose
 from paredown.core.hooks import Context
 from paredown.core.network import Network
+from paredown.core.places import SWEEPS
 from paredown.core.plan import Fit
 from paredown.core.recipe import RecipeOverrides
+from paredown.core.yaml_files import read_yaml
 from paredown.cost import count
 from paredown.experiment.prepare import prepare
 from paredown.graph.channels import Group, channels
@@ -44,9 +46,9 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "mobilenet_v2_cifar": {"_target_": "paredown.models.cifar.mobilenet.mobilenet_v2_cifar", "num_classes": 10},
 }
-SHORT = ["model=resnet20", "recipe=cifar10_short", "recipe.precision=bf16", "dataset.augment.crop=0"]
-DENSE = [*SHORT, "budget.epochs=4"]  # the leaderboard's: not trained again in its output folder
-TUNED = [*SHORT, "recipe.epochs=1"]
+PROTOCOL = read_yaml(SWEEPS / "leaderboard_cifar10.yaml", "restore it")["protocols"]["short"]
+DENSE = ["model=resnet20", *PROTOCOL]  # the leaderboard's: not trained again in its output folder
+TUNED = [*(word for word in DENSE if not word.startswith("budget.")), "recipe.epochs=1"]
 FINETUNE = "method.finetune={epochs:1,learning_rate:null,milestones:null}"
 OURS = {  # each spends one epoch after the dense training
     "l1_filters": [FINETUNE],

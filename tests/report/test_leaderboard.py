@@ -56,6 +56,13 @@ def test_one_timed_seed_of_a_setting_is_enough(written) -> None:
     assert row.split(" | ")[10] == "1.5"
 
 
+def test_a_compressed_network_is_timed_against_the_dense_one_and_a_dense_one_against_none(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv").assign(ms_b1=2.0, dense_ms_b1=3.0)
+    rows = [line.split(" | ") for line in leaderboard.page(table, "", "").splitlines() if line[2:3].isdigit()]
+    expected = {"dense": "2", "ssc speed_up=4": "2 (1.50x)", "ssc speed_up=3": "2 (1.50x)"}
+    assert {row[1]: row[10] for row in rows} == expected
+
+
 def test_what_sees_no_image_is_ranked_apart(written) -> None:
     table = leaderboard_data.load(written / "leaderboard.csv")
     table.loc[table["setting"] == "ssc speed_up=3", "compression_images"] = 0

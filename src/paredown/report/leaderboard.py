@@ -104,9 +104,9 @@ standard deviation of the seeds. Settings that share a letter are not told apart
 Holm's method. The variance of a setting is drawn towards that of all, as far as they agree (Smyth 2004): three seeds
 alone say little of it. Plans that begin with the same dense training share it, seed by seed, which makes the tests
 cautious.
-Latency: the fastest exact form of the network on one thread, of one seed, and in brackets how many times as fast as the
-fastest form of the dense network it was in the same turns; empty where it was not timed, or on another device than most
-settings. Other images: of searches, scoring, distillation and batch norms.
+Latency: the fastest exact form of the network on one thread, of one seed, and in brackets how many times as fast a
+compressed network was as the fastest form of the dense one in the same turns; empty where it was not timed, or on
+another device than most settings. Other images: of searches, scoring, distillation and batch norms.
 """
 UNSEEN_TEXT = """## Without training data
 
@@ -124,7 +124,7 @@ def _ranks(found: Ranking, table: pandas.DataFrame, whole: Mapping[str, float]) 
     """Yield the table of the settings of `table`; `whole` holds the MACs of the dense network by model: the recorded
     speed-up of a smaller dense network is against itself."""
     settings = table.groupby("setting")
-    seeds, spread = settings["seed"].nunique(), settings["top1"].std()
+    seeds, spread, methods = settings["seed"].nunique(), settings["top1"].std(), settings["method"].first()
     means = settings.agg(dict.fromkeys(METRICS, lambda column: mean(column.dropna())))
     means["speed_up"] = settings["model"].first().map(whole).fillna(means["macs"] * means["speed_up"]) / means["macs"]
     yield f"| {HEAD} |"
@@ -134,13 +134,16 @@ def _ranks(found: Ranking, table: pandas.DataFrame, whole: Mapping[str, float]) 
         accuracy = [f"{row['top1']:.2f}", interval(found, name), _shown(spread[name], "{:.2f}"), found.letters[name]]
         cells = [place, name, seeds[name], *accuracy, _shown(row["macs"]), _shown(row["speed_up"], "{:.2f}x")]
         cells += [f"{100 * row['sparsity']:.1f} %" if row["sparsity"] > 0 else ""]
-        cells += [*(_timed(row, batch) for batch in TIMES), *(_shown(row[key]) for key in SHOWN)]
+        cells += [
+            *(_timed(row, batch, methods[name] != DENSE) for batch in TIMES),
+            *(_shown(row[key]) for key in SHOWN),
+        ]
         yield f"| {' | '.join(map(str, cells))} |"
 
 
-def _timed(row: pandas.Series[float], name: str) -> str:
-    """Return the time `name`, and the dense network's in the same turns over it."""
-    ratio = row[f"dense_{name}"] / row[name]
+def _timed(row: pandas.Series[float], name: str, compressed: bool) -> str:
+    """Return the time `name`; of a `compressed` network the dense one's in the same turns over it, too."""
+    ratio = row[f"dense_{name}"] / row[name] if compressed else math.nan
     return _shown(row[name]) + ("" if math.isnan(ratio) else f" ({ratio:.2f}x)")
 
 
