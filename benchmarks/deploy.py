@@ -5,7 +5,8 @@
     python benchmarks/deploy.py --what never_slower   # every model of conf/model: SSC, low rank, unstructured masks
 
 Random weights: time does not depend on their values. `dense` is the better of NCHW and channels-last; `folded` has its
-batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts; `half`: `auto` in bfloat16.
+batch norms folded, too; `bf16` is dense in bfloat16, the better of both layouts, `half` is `auto` in bfloat16: both
+where the processor has units for it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from paredown.methods.sparse.ssc.layers import Policy
 from paredown.runtime.optimise import OptimisedNetwork, optimise
 from paredown.surgery.factorise import convolutions
 from paredown.surgery.rank_budget import ranks_at, reaching, uniform
+from paredown.training.machine import has_bf16_units
 
 CIFAR, SMALL = (3, 32, 32), (3, 64, 64)
 VGG = {"_target_": "paredown.models.cifar.vgg.vgg19_bn"}
@@ -145,8 +147,9 @@ def report(name: str, network: Network, options: argparse.Namespace) -> None:
         portable = optimise(network, options.batch, seconds=options.seconds, portable=True)
         folded = optimise(dense, options.batch, seconds=1.0, portable=True)
         runs |= {"portable": (portable.module, images), "folded": (folded.module, images)}
-        half = optimise(network, options.batch, dtype=torch.bfloat16, seconds=options.seconds)
-        runs |= {"half": (half.module, images.bfloat16())} | layouts("bf16", dense, images.bfloat16())
+        if has_bf16_units(torch.device("cpu")):
+            half = optimise(network, options.batch, dtype=torch.bfloat16, seconds=options.seconds)
+            runs |= {"half": (half.module, images.bfloat16())} | layouts("bf16", dense, images.bfloat16())
     turns = dict(zip(runs, zip(*in_turns(list(runs.values()), options.seconds), strict=True), strict=True))
     ms = {key: 1e3 * statistics.median(times) for key, times in turns.items()}
     print(f"{name}: {macs:.1f}x fewer MACs, {backends(found)}, {len(turns['auto'])} turns")

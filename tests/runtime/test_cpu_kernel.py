@@ -20,7 +20,7 @@ from torch.nn.functional import conv2d
 
 from paredown.layers.ssc.layer import build
 from paredown.runtime import cpu_kernel
-from paredown.runtime.blocked_layers import SparseConv2d, TiledMaxPool, from_blocks, pooling, to_blocks
+from paredown.runtime.blocked_layers import SparseConv2d, TiledMaxPool, from_blocks, pooling, tiled, to_blocks
 from paredown.runtime.interleaved import Interleaved, residues, splits
 
 needs_compiler = pytest.mark.skipif(not cpu_kernel.available(), reason="no C++ compiler here")
@@ -144,8 +144,10 @@ def test_bf16_rounds_as_torch_does_at_ties_infinities_and_nan() -> None:
 @needs_compiler
 def test_blocks_that_do_not_fit_are_refused() -> None:
     layer = SparseConv2d(conv(6, 8, 3))
-    x = images(1, 6, 7, 7, 16)
-    wrong = [images(1, 5, 7, 7, 16), images(1, 7, 7, 7, 16), images(1, 6, 7, 7, 8), images(6, 7, 7, 16), x[None]]
+    full = cpu_kernel.block()
+    x = images(1, 6, 7, 7, full)
+    wrong = [images(1, 5, 7, 7, full), images(1, 7, 7, 7, full), images(1, 6, 7, 7, full - 1), images(6, 7, 7, full)]
+    wrong.append(x[None])
     wrong += [x.to(kind) for kind in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.complex128)]
     for blocks in (*wrong, x.to("meta"), x.to_sparse()):
         with pytest.raises(ValueError, match="do not fit"):
@@ -153,7 +155,7 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         layer.half()(x.half())
     with pytest.raises(ValueError, match="residual"):
-        SparseConv2d(conv(6, 8, 3))(x, images(1, 8, 7, 6, 16))
+        SparseConv2d(conv(6, 8, 3))(x, images(1, 8, 7, 6, full))
 
 
 @needs_compiler
@@ -197,7 +199,16 @@ def test_pooling_on_blocks() -> None:
     every = (nn.MaxPool2d(2), nn.MaxPool2d(4, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1))
     for pool in (*every, nn.MaxPool2d(1), nn.AdaptiveAvgPool2d(1)):
         torch.testing.assert_close(from_blocks(pooling(pool)(to_blocks(x)), 18), pool(x))
+        torch.testing.assert_close(tiled(pool, pool)(x), pool(x), rtol=0, atol=0)
     assert isinstance(pooling(nn.MaxPool2d(2)), TiledMaxPool)
+
+
+def test_pooling_keeps_what_is_no_number() -> None:
+    x = images(2, 3, 8, 8)
+    x[0, 1, 2, 3], x[1, 2, 7, 7] = math.nan, math.inf
+    pool = nn.MaxPool2d(2)
+    assert isinstance(tiled(pool, pool), TiledMaxPool)
+    torch.testing.assert_close(tiled(pool, pool)(x), pool(x), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -307,10 +318,10 @@ def _said(*command: str) -> str:
 PIXELS = str(Path(__file__).with_name("test_pixel_layers.py"))
 OUT_OF_BOUNDS = """
 import torch
-from paredown.runtime.blocked_layers import SparseConv2d
+from paredown.runtime.blocked_layers import SparseConv2d, to_blocks
 layer = SparseConv2d(torch.nn.Conv2d(3, 5, 3))
 layer.entries[-1, 0] = 1000  # a channel that is not there
-layer(torch.zeros(1, 3, 8, 8, 16))
+layer(to_blocks(torch.zeros(1, 3, 8, 8)))
 """
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from paredown.core import blueprint
 from paredown.layers.ssc.layer import build
 from paredown.runtime import backends, cpu_kernel
-from paredown.runtime.blocked_layers import SparseConv2d, from_blocks, to_blocks
+from paredown.runtime.assembly import assemble
+from paredown.runtime.blocked_layers import SparseConv2d, TiledMaxPool, from_blocks, to_blocks
 from paredown.runtime.equivalence import prove_equivalent
 from paredown.runtime.pixel_layers import FEW, PixelConv2d
 from paredown.runtime.search import Setting
@@ -131,3 +132,18 @@ def test_a_whole_network_in_pixels() -> None:
     assert layers["layer3.0.conv2"] == "pixels" and layers["layer2.0.conv1"] == "plain"  # of stride 2
     choices = Setting(1, CPU, torch.float32, portable=False).choices(layers, "contiguous")
     assert prove_equivalent(network, choices) < 1e-5
+
+
+def test_poolings_of_a_network_in_pixels_are_slices() -> None:
+    torch.manual_seed(0)
+    network = blueprint.create({"_target_": "paredown.models.cifar.vgg.vgg19_bn"}, (3, 32, 32))
+    network.module.eval()
+    plain = dict.fromkeys(Traced(network).units, "plain")
+    setting = Setting(1, CPU, torch.float32, portable=False)
+
+    def poolings(layers: dict[str, str]) -> int:
+        choices = setting.choices(layers, "contiguous")
+        assert prove_equivalent(network, choices) < 1e-5
+        return sum(isinstance(module, TiledMaxPool) for module in assemble(network, choices).modules())
+
+    assert (poolings(plain), poolings(plain | {"features.conv5_4": "pixels"})) == (0, 4)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class Windows(Protocol):
+    """What has the windows of a convolution: a layer of torch's, or a packed one."""
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]: ...
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+    @property
+    def padding(self) -> tuple[int, ...] | str: ...
+    @property
+    def dilation(self) -> tuple[int, ...]: ...
 
 
 def settings(conv: nn.Conv2d) -> dict[str, Any]:
@@ -20,12 +33,12 @@ def bordered(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return functional.pad(x, conv._reversed_padding_repeated_twice, mode)
 
 
-def output_size(conv: nn.Conv2d, height: int, width: int) -> tuple[int, int]:
+def output_size(conv: Windows, height: int, width: int) -> tuple[int, int]:
     """Compute the height and width of the output of `conv` for an input of `height` and `width`."""
     return _along(conv, 0, height), _along(conv, 1, width)
 
 
-def _along(conv: nn.Conv2d, axis: int, size: int) -> int:
+def _along(conv: Windows, axis: int, size: int) -> int:
     reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
     named = {"same": reach, "valid": 0}
     padding = named[conv.padding] if isinstance(conv.padding, str) else 2 * int(conv.padding[axis])

@@ -10,7 +10,7 @@ class LeafModule(nn.Module):
     """Base class of parameter-free modules that `graph.trace` does not enter.
 
     `forward` takes maps (B, C, H, W) and also maps with trailing dimensions (B, C, H, W, ...), which it leaves alone:
-    the runtime's CPU kernel stores 16 images in a fifth dimension.
+    the runtime's CPU kernel stores the images of a block in a fifth dimension.
     """
 
 

@@ -11,8 +11,10 @@ from torch import fx, nn
 from paredown.core.deploy import compressed_layers, deploy
 from paredown.core.errors import UserError
 from paredown.core.network import Network
+from paredown.graph.trace import module_of
 from paredown.runtime import backends, cpu_kernel, gathered
 from paredown.runtime.blocked_graph import convert_to_blocks
+from paredown.runtime.blocked_layers import tiled
 from paredown.runtime.choices import MEMORY_FORMATS, check, check_names
 from paredown.runtime.interleaved import CannotInterleave, interleave, splits
 from paredown.runtime.units import Traced, Unit
@@ -80,6 +82,10 @@ def compose(
         _make_input_contiguous(graph)
     if kernels := {name: built[name] for name, backend in wanted.items() if backend == "native"}:
         graph = convert_to_blocks(graph, kernels)
+    if "pixels" in wanted.values():  # for few images torch's pooling takes longer than the convolutions around it
+        for node in graph.graph.nodes:
+            if isinstance(pool := module_of(node, graph), nn.MaxPool2d):
+                graph.set_submodule(str(node.target), tiled(pool, pool))
     return graph.eval()
 
 

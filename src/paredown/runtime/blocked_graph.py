@@ -1,4 +1,4 @@
-"""Rewrite a traced network for the CPU kernel: between its layers, maps stay in blocks of 16 images."""
+"""Rewrite a traced network for the CPU kernel: between its layers, maps stay in blocks of images."""
 
 from __future__ import annotations
 

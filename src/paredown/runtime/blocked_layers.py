@@ -1,4 +1,4 @@
-"""Layers on blocks of 16 images, (blocks, channels, height, width, 16), where one weight meets 16 images at once."""
+"""Layers on blocks of images, (blocks, channels, height, width, images): one weight meets all images of a block."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
+from paredown.layers.geometry import output_size
 from paredown.runtime import cpu_kernel
 from paredown.runtime.packing import PackedConv2d, packed
 
-LANES = 16
-
 
 def to_blocks(x: Tensor) -> Tensor:
-    """Convert (B, C, H, W) to (ceil(B / 16), C, H, W, 16), padding the last block with zero images."""
-    missing = -len(x) % LANES
+    """Convert (B, C, H, W) to (ceil(B / images), C, H, W, images), padding the last block with zero images."""
+    images = cpu_kernel.block()
+    missing = -len(x) % images
     if missing:
         x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
-    return x.unflatten(0, (len(x) // LANES, LANES)).permute(0, 2, 3, 4, 1).contiguous()
+    return x.unflatten(0, (len(x) // images, images)).permute(0, 2, 3, 4, 1).contiguous()
 
 
 def from_blocks(x: Tensor, batch: int) -> Tensor:
@@ -28,42 +28,47 @@ def from_blocks(x: Tensor, batch: int) -> Tensor:
 
 
 class PerChannel(nn.Module):
-    """A layer that treats channels independently (a pooling), applied to blocks as channels-last images of 16
-    channels."""
+    """A layer that treats channels independently (a pooling), applied to blocks as channels-last images whose channels
+    are the block's images."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (blocks, C, H, W, 16) to (blocks, C, H', W', 16)."""
+        """Map (blocks, C, H, W, images) to (blocks, C, H', W', images)."""
         y = self.layer(x.flatten(0, 1).permute(0, 3, 1, 2))
         return y.permute(0, 2, 3, 1).unflatten(0, x.shape[:2]).contiguous()
 
 
 class TiledMaxPool(nn.Module):
     """Max-pooling with stride equal to the window `size`, by maxima of strided slices: half the time of torch's
-    pooling. Maps that the windows do not tile go to torch's."""
+    pooling, a tenth for few images. Maps that the windows do not tile go to `other`."""
 
-    def __init__(self, pool: nn.MaxPool2d, size: int) -> None:
+    def __init__(self, size: int, other: nn.Module) -> None:
         super().__init__()
-        self.other, self.size = PerChannel(pool), size
+        self.size, self.other = size, other
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (blocks, C, H, W, 16) to (blocks, C, H / size, W / size, 16)."""
+        """Map (blocks, C, H, W, images) to (blocks, C, H / size, W / size, images), or (B, C, H, W) likewise."""
         if x.shape[2] % self.size or x.shape[3] % self.size:
             return self.other(x)
         rows = reduce(torch.maximum, [x[:, :, start :: self.size] for start in range(self.size)])
         return reduce(torch.maximum, [rows[:, :, :, start :: self.size] for start in range(self.size)])
 
 
-def pooling(pool: nn.Module) -> nn.Module:
-    """Return the counterpart of torch's pooling layer `pool` on blocks."""
+def tiled(pool: nn.Module, other: nn.Module) -> nn.Module:
+    """Return `pool` as a TiledMaxPool, with `other` for the maps that it leaves; `other` where it is none."""
     if isinstance(pool, nn.MaxPool2d):
         sizes = {pool.kernel_size, pool.stride}
         if sizes in ({2}, {3}, {4}) and (pool.padding, pool.dilation) == (0, 1):
-            return TiledMaxPool(pool, sizes.pop())  # type: ignore[arg-type]
-    return PerChannel(pool)
+            return TiledMaxPool(sizes.pop(), other)  # type: ignore[arg-type]
+    return other
+
+
+def pooling(pool: nn.Module) -> nn.Module:
+    """Return the counterpart of torch's pooling layer `pool` on blocks."""
+    return tiled(pool, PerChannel(pool))
 
 
 class SparseConv2d(PackedConv2d):
@@ -78,19 +83,16 @@ class SparseConv2d(PackedConv2d):
 
     def __init__(self, conv: nn.Conv2d, low: float = -math.inf, high: float = math.inf) -> None:
         super().__init__(conv, *packed(conv))
-        self.geometry = (*conv.kernel_size, *conv.stride, *self.padding, *conv.dilation)
-        if min(*conv.kernel_size, *conv.stride, *conv.dilation) < 1 or min(self.padding) < 0:
-            raise ValueError(f"kernel_size={conv.kernel_size}, stride={conv.stride}, dilation={conv.dilation}: below 1")
         self.low, self.high = low, high
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map blocks (n, M, H, W, 16) to contiguous blocks (n, N, H', W', 16) of the same dtype. Raise ValueError for
-        a shape, dtype or device that does not fit."""
+        """Map blocks (n, M, H, W, images) to contiguous blocks (n, N, H', W', images) of the same dtype. Raise
+        ValueError for a shape, dtype or device that does not fit."""
         if not self._fits(x):
             raise ValueError(f"blocks of {tuple(x.shape)} {x.dtype} on {x.device} do not fit {self}")
         n, channels, height, width, _ = x.shape
-        size = self._output_size(height, width)
-        output = x.new_empty(n, self.filters, *size, LANES)
+        size = output_size(self, height, width)
+        output = x.new_empty(n, self.filters, *size, x.shape[4])
         if residual is not None and (residual.shape, residual.device) != (output.shape, x.device):
             raise ValueError(f"a residual of {tuple(residual.shape)} does not fit blocks of {tuple(output.shape)}")
         shape = (n, channels, height, width, self.filters, *size, *self.geometry)
@@ -107,12 +109,5 @@ class SparseConv2d(PackedConv2d):
             return False
         n, channels, height, width, lanes = x.shape
         pixels = min(height, width) > 0 or n == 0  # as torch, which takes an empty batch of empty images
-        same = (channels, lanes) == (self.channels, LANES) and x.layout == torch.strided
-        return same and pixels and min(self._output_size(height, width)) > 0
-
-    def _output_size(self, height: int, width: int) -> tuple[int, int]:
-        kh, kw, sh, sw, ph, pw, dh, dw = self.geometry
-        return (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, {self.filters}, weights={len(self.weights)}, geometry={self.geometry}"
+        same = (channels, lanes) == (self.channels, cpu_kernel.block()) and x.layout == torch.strided
+        return same and pixels and min(output_size(self, height, width)) > 0

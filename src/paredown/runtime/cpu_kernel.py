@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ def available() -> bool:
     return True
 
 
+@cache
+def block() -> int:
+    """Return how many images a block holds: as many as a register has values of fp32."""
+    return int(_library().images_in_a_block())
+
+
 def convolve(
     tensors: tuple[Tensor | None, ...], shape: tuple[int, ...], low: float, high: float, function: str
 ) -> None:
@@ -55,10 +61,16 @@ def convolve(
     the fields of its `Shape`. Nothing is checked here: `blocked_layers.SparseConv2d` and `pixel_layers.PixelConv2d`
     prepare the arguments."""
     chunks = tensors[5]
-    assert chunks is not None and len(shape) == SHAPE_FIELDS
+    assert chunks is not None
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    fields = (ctypes.c_int64 * SHAPE_FIELDS)(*shape)
-    getattr(_library(), function)(*pointers[:6], len(chunks), *pointers[6:], fields, low, high, torch.get_num_threads())
+    count, threads = len(chunks), torch.get_num_threads()
+    getattr(_library(), function)(*pointers[:6], count, *pointers[6:], _fields(shape), low, high, threads)
+
+
+@lru_cache(maxsize=1024)
+def _fields(shape: tuple[int, ...]) -> Any:
+    assert len(shape) == SHAPE_FIELDS
+    return (ctypes.c_int64 * SHAPE_FIELDS)(*shape)
 
 
 @cache
@@ -69,6 +81,7 @@ def _library() -> Any:
         function = getattr(library, name)
         function.argtypes = [*[pointer] * 6, number, *[pointer] * 3, real, real, number]
         function.restype = None
+    library.images_in_a_block.restype = number
     return library
 
 

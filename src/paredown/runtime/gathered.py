@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paredown.layers.geometry import output_size
 from paredown.runtime.packing import PackedConv2d, with_one_pattern
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -74,7 +75,7 @@ class GatheredConv2d(PackedConv2d):
 
     def dense_weight(self) -> Tensor:
         """Return the weight (N, M, kh, kw) with its zeros, convolution groups multiplied out, from what is packed."""
-        weight = self.weights.new_zeros(self.filters, self.channels, *self.kernel)
+        weight = self.weights.new_zeros(self.filters, self.channels, *self.kernel_size)
         for first, count, place, places, start, pitch in self.tiles.tolist():
             filters = self.order[first : first + count].long()
             channel, down, along = self.places[place : place + places].long().T
@@ -84,18 +85,12 @@ class GatheredConv2d(PackedConv2d):
             weight[filters[None], channel[:, None], taps[0][:, None], taps[1][:, None]] = values
         return weight
 
-    def _size(self, x: Tensor) -> list[int]:
+    def _size(self, x: Tensor) -> tuple[int, int]:
         """Return H' and W'. Raise ValueError where no output pixel is left."""
-        along = zip(x.shape[2:], self.padding, self.dilation, self.kernel, self.stride, strict=True)
-        size = [(length + 2 * int(p) - d * (k - 1) - 1) // s + 1 for length, p, d, k, s in along]
+        size = output_size(self, *x.shape[2:])
         if min(size) < 1:
             raise ValueError(f"images of {tuple(x.shape[2:])} leave no output of {self}")
         return size
-
-    def extra_repr(self) -> str:
-        """Describe the convolution."""
-        settings = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
-        return f"{self.channels}, {self.filters}, weights={len(self.weights)}, kernel_size={self.kernel}, {settings}"
 
 
 def packed(conv: nn.Conv2d) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-// Sparse convolution on images in blocks of 16. Maps are stored as [blocks][channels][height][width][16 images], so
-// that one weight multiplies one vector of 16 images, whatever its tap, the stride and the border.
-//
-// A block is computed in parts of one register each (two of AVX2, one of AVX-512): GCC keeps wider vectors in memory.
+// Sparse convolution on images in blocks. Maps are stored as [blocks][channels][height][width][LANES images], so that
+// one weight multiplies one vector of images, whatever its tap, the stride and the border. A block has as many images
+// as a register has floats (16 of AVX-512, 8 of AVX2): GCC keeps wider vectors in memory, and few images fill it.
+// Doubles take two registers.
 //
 // Filters with the same sparsity pattern form a group and share loads: `F` filters and `P` output positions are
 // accumulated in registers at once. Positions at the border skip the taps outside the image instead of padding it.
@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 namespace {
 
-constexpr int LANES = 16;
 constexpr int64_t SMALL = 64;  // pixels of a map of which threads share the filters, not the rows
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, REGISTERS = 32;
@@ -26,6 +26,7 @@ constexpr int BYTES = 16, REGISTERS = 32;
 #else
 constexpr int BYTES = 16, REGISTERS = 16;
 #endif
+constexpr int LANES = BYTES / sizeof(float);
 
 struct bfloat16 { uint16_t bits; };  // the upper half of a float
 
@@ -165,8 +166,8 @@ std::vector<Edge> edges_of(const Shape &s, int64_t row, int64_t rows, int64_t bl
     return edges;
 }
 
-// Convolve the positions of `edges`. `chunks` (n, 4): filters, first entry, entries, first weight; `entries` (m, 2):
-// channel, tap; `order`: filter indices in the order of the chunks.
+// Convolve the positions of `edges`. `chunks` (n, 4): filters, first entry, entries, first weight; `entries` (m, 3):
+// channel, row and column of the tap; `order`: filter indices in the order of the chunks.
 template <typename S>
 void slab(const Layer<S> &layer, const Shape &s, const std::vector<Edge> &edges, const int32_t *chunks, int64_t n,
           const int32_t *entries, const int32_t *order) {
@@ -188,8 +189,8 @@ void slab(const Layer<S> &layer, const Shape &s, const std::vector<Edge> &edges,
         for (const Edge &edge : edges) {
             int64_t seen = 0;
             for (int32_t k = 0; k < count; k++) {
-                int64_t channel = entries[2 * (first + k)], tap = entries[2 * (first + k) + 1];
-                int64_t dy = tap / s.kernel_w, dx = tap % s.kernel_w;
+                const int32_t *entry = entries + 3 * (first + k);
+                const int64_t channel = entry[0], dy = entry[1], dx = entry[2];
                 offsets[seen] = channel * layer.in_step + (dy * s.dilation_h * s.width + dx * s.dilation_w) * layer.unit;
                 places[seen] = k;
                 seen += dy >= edge.top && dy < edge.bottom && dx >= edge.left && dx < edge.right;
@@ -261,28 +262,44 @@ void convolve(const S *input, const S *weights, const S *bias, const S *residual
     }
 }
 
-// The same for few images: maps [images][channels][height][width] with their borders in them, so that every tap is
-// inside and a vector holds neighbouring pixels, running from one row into the next. `out_width` is what the input's
-// `width` leaves of a row of outputs; rows of `output` are as wide as the input's, their ends are not meaningful, and a
-// channel is `stride_h` values long. Threads share the filters: small maps have no other work to share.
+// The same for few images: maps [images][channels][height][width], in and out. They are copied to maps with their
+// borders in them, so that every tap is inside and a vector holds neighbouring pixels, running from one row into the
+// next. Of the rows of sums, as wide as those of the input, what is meaningful is copied to `output`. Strides are 1, and there
+// is no residual.
+// Threads share the filters: small maps have no other work to share.
 template <typename S>
-void convolve_pixels(const S *input, const S *weights, const S *bias, const S *residual, S *output,
+void convolve_pixels(const S *input, const S *weights, const S *bias, const S *, S *output,
                      const int32_t *chunks, int64_t n, const int32_t *entries, const int32_t *order,
                      const int64_t *shape, double low, double high, int64_t threads) {
     using Sum = typename Vector<S>::Sum;
     Shape s;
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
     if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return;
-    const Layer<S> layer{input, residual, weights, bias, output, (Sum)low, (Sum)high, s.height * s.width, s.stride_h, 1};
+    const int64_t lanes = Vector<S>::lanes, width = s.width + 2 * s.pad_w, plane = (s.height + 2 * s.pad_h) * width;
+    const int64_t meaningful = (s.out_height - 1) * width + s.out_width, step = meaningful + lanes;
+    std::vector<S> maps(s.blocks * s.channels * plane + lanes);  // the last vector reads and writes behind a map
+    const std::unique_ptr<S[]> sums(new S[s.blocks * s.filters * step]);
+    for (int64_t i = 0; i < s.blocks * s.channels; i++)
+        for (int64_t y = 0; y < s.height; y++)
+            std::copy_n(input + (i * s.height + y) * s.width, s.width,
+                        maps.begin() + i * plane + (y + s.pad_h) * width + s.pad_w);
+    const Layer<S> layer{maps.data(), nullptr, weights, bias, sums.get(), (Sum)low, (Sum)high, plane, step, 1};
     std::vector<Edge> edges{{0, s.kernel_h, 0, s.kernel_w, {}}};
     for (int64_t image = 0; image < s.blocks; image++)
-        for (int64_t at = 0; at < (s.out_height - 1) * s.width + s.out_width; at += Vector<S>::lanes)
-            edges[0].positions.push_back({image, at, at});
+        for (int64_t at = 0; at < meaningful; at += lanes) edges[0].positions.push_back({image, at, at});
     const auto filters = starts_of(chunks, n, order);
+    s.width = width;
     const int64_t piece = std::max<int64_t>(1, n / (4 * threads));
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t c = 0; c < n; c += piece)
-        slab(layer, s, edges, chunks + 4 * c, std::min(piece, n - c), entries, filters[c]);
+    for (int64_t c = 0; c < n; c += piece) {
+        const int64_t end = std::min(n, c + piece);
+        slab(layer, s, edges, chunks + 4 * c, end - c, entries, filters[c]);
+        for (const int32_t *filter = filters[c]; filter < filters[end]; filter++)
+            for (int64_t image = 0; image < s.blocks; image++)
+                for (int64_t y = 0, at = image * s.filters + *filter; y < s.out_height; y++)
+                    std::copy_n(sums.get() + at * step + y * width, s.out_width,
+                                output + (at * s.out_height + y) * s.out_width);
+    }
 }
 
 }  // namespace
@@ -299,3 +316,5 @@ CONVOLVE(convolve_bfloat16, convolve, bfloat16)
 CONVOLVE(convolve_pixels_float, convolve_pixels, float)
 CONVOLVE(convolve_pixels_double, convolve_pixels, double)
 CONVOLVE(convolve_pixels_bfloat16, convolve_pixels, bfloat16)
+
+extern "C" int64_t images_in_a_block() { return LANES; }

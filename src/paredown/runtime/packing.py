@@ -20,8 +20,11 @@ class PackedConv2d(nn.Module):
         super().__init__()
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError(f"padding={conv.padding!r}, padding_mode={conv.padding_mode!r}")
-        self.channels, self.filters, self.kernel = conv.in_channels, conv.out_channels, conv.kernel_size
+        self.channels, self.filters, self.kernel_size = conv.in_channels, conv.out_channels, conv.kernel_size
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        if min(*self.kernel_size, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            raise ValueError(f"kernel_size={conv.kernel_size}, stride={conv.stride}, dilation={conv.dilation}: below 1")
+        self.geometry = (*self.kernel_size, *self.stride, *self.padding, *self.dilation)
         *tables, weights = packed
         for name, values in zip(self.TABLES, tables, strict=True):
             self.register_buffer(name, torch.from_numpy(values.astype(np.int32)))
@@ -29,17 +32,21 @@ class PackedConv2d(nn.Module):
         bias = conv.weight.new_zeros(self.filters) if conv.bias is None else conv.bias.detach().clone()
         self.bias = nn.Parameter(bias, requires_grad=False)
 
+    def extra_repr(self) -> str:
+        """Describe the convolution."""
+        return f"{self.channels}, {self.filters}, weights={len(self.weights)}, geometry={self.geometry}"
+
 
 def packed(conv: nn.Conv2d) -> tuple[Array, Array, Array, Array]:
     """Pack the weight of `conv` (N, M / groups, kh, kw) as the kernel reads it.
 
     Return chunks of filters with one sparsity pattern, (filters, first entry, entries, first weight) each; entries
-    (channel, tap); the filters in the order of the chunks; and the weights, (entries, filters) per chunk.
+    (channel, row, column); the filters in the order of the chunks; and the weights, (entries, filters) per chunk.
     """
     n, inputs, kh, kw = conv.weight.shape
     values = conv.weight.detach().cpu().double().reshape(n, -1).numpy()  # numpy has no bf16
     per_group = n // conv.groups
-    chunks, entries, order, weights = [], [np.zeros((0, 2))], [], []
+    chunks, entries, order, weights = [], [np.zeros((0, 3))], [], []
     first_entry = first_weight = 0
     for filters in with_one_pattern(values != 0, per_group):
         positions = np.flatnonzero(values[filters[0]])
@@ -49,7 +56,7 @@ def packed(conv: nn.Conv2d) -> tuple[Array, Array, Array, Array]:
             weights.append(values[some][:, positions].T.reshape(-1))
             first_weight += len(some) * len(positions)
             order += some
-        entries.append(np.stack([channels, positions % (kh * kw)], axis=1))
+        entries.append(np.stack([channels, positions % (kh * kw) // kw, positions % kw], axis=1))
         first_entry += len(positions)
     return np.array(chunks), np.concatenate(entries), np.array(order), np.concatenate(weights)
 
