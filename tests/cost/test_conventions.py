@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from paredown.core.errors import UserError
 from paredown.cost import count
-from paredown.cost.conventions import RULES, macs_under, sparsity_under, speed_up_under
+from paredown.cost.conventions import RULES, macs_under, sparsity_under, speed_up_under, speed_ups
 from paredown.layers.masked import MaskedConv2d
 from paredown.models.cifar.resnet import cifar_resnet
 
@@ -117,6 +117,16 @@ def test_sfps_own_speed_up_at_seventy_percent():
             inputs = int(module.in_channels * 0.7) if name.endswith("conv2") else module.in_channels
             pruned.set_submodule(name, kept(module, inputs, int(module.out_channels * 0.7)))
     assert speed_up_under("sfp", pruned, dense, (3, 32, 32)) == pytest.approx(1.731, rel=0.03)
+
+
+def test_all_speed_ups_at_once_are_those_by_name():
+    dense, half = cifar_resnet(8), cifar_resnet(8)
+    half.layer3[0].conv1 = nn.Conv2d(32, 64, 1, stride=2, bias=False)
+    found = speed_ups(half, dense, (3, 32, 32))
+    assert found == {rule: speed_up_under(rule, half, dense, (3, 32, 32)) for rule in RULES}
+    assert len({*found.values()}) > 2
+    nothing = speed_ups(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), nn.Sequential(nn.Conv2d(3, 2, 2)), (3, 2, 2))
+    assert "conv" not in nothing and nothing["conv_fc"] == 1.0  # no convolution is left to count
 
 
 def test_sparsity_by_scope():

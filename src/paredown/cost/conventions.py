@@ -29,8 +29,10 @@ class Rule:
 def macs_under(rule: str, network: nn.Module, input_shape: Shape) -> int:
     """Count the operations of the deployed `network` for one image of `input_shape` (channels, height, width) by the
     convention `rule`, a name in RULES. Raise UserError for an unknown rule."""
-    chosen = _find(rule, RULES, "rule")
-    deployed = skeleton(network)
+    return _counted(_find(rule, RULES, "rule"), skeleton(network), input_shape)
+
+
+def _counted(chosen: Rule, deployed: nn.Module, input_shape: Shape) -> int:
     kinds = tuple(chosen.operations)
     counted = {name: module for name, module in deployed.named_modules() if isinstance(module, kinds)}
     if not chosen.shortcuts:
@@ -41,6 +43,15 @@ def macs_under(rule: str, network: nn.Module, input_shape: Shape) -> int:
 def speed_up_under(rule: str, network: nn.Module, dense: nn.Module, input_shape: Shape) -> float:
     """Return the speed-up by the convention `rule`: dense operations / operations."""
     return macs_under(rule, dense, input_shape) / macs_under(rule, network, input_shape)
+
+
+def speed_ups(network: nn.Module, dense: nn.Module, input_shape: Shape) -> dict[str, float]:
+    """Return `speed_up_under` each convention by its name, without those that count nothing in either network."""
+    bare, whole = skeleton(network), skeleton(dense)
+    counted = {
+        name: (_counted(rule, whole, input_shape), _counted(rule, bare, input_shape)) for name, rule in RULES.items()
+    }
+    return {name: before / after for name, (before, after) in counted.items() if before and after}
 
 
 def sparsity_under(scope: str, network: nn.Module, dense: nn.Module) -> float:

@@ -6,14 +6,12 @@ import copy
 import logging
 from dataclasses import dataclass
 
-from torch import nn
-
 from paredown.core.deploy import deploy, prove_equal
 from paredown.core.network import Network
 from paredown.core.target import Target
 from paredown.core.target_metrics import ASKED, REACHED, TOLERANCE, missed_target
 from paredown.cost import compare, count
-from paredown.cost.conventions import RULES, macs_under, speed_up_under
+from paredown.cost.conventions import speed_ups
 from paredown.cost.latency import Latency, use_threads
 from paredown.cost.latency import measure as measure_latency
 from paredown.experiment.experiment import Experiment
@@ -60,7 +58,8 @@ def measure(experiment: Experiment, network: Network, history: list[Row], speed:
     prove_equal(exact, deploy(exact), shape)
     prove_equal(network.module, deployed, shape, tolerance=FP32_TOLERANCE)
     metrics = compare(count(network.module, shape), experiment.dense_cost)
-    metrics |= _speed_ups(network.module, dense, shape)
+    others = speed_ups(network.module, dense, shape)
+    metrics |= {f"cost/speed_up_{rule}": others[rule] for rule in others if rule != "conv_fc"}  # cost/speed_up itself
     metrics |= {
         "cost/bytes": float(packed_bytes(deployed.cpu().state_dict())),
         "cost/dense_bytes": float(packed_bytes(dense.cpu().state_dict())),
@@ -81,12 +80,6 @@ def _against_target(target: Target | None, metrics: Row) -> Row:
     if missed_target(found):
         log.warning("%s was asked for, %s=%.4g was reached", target, target.quantity, reached)
     return found
-
-
-def _speed_ups(module: nn.Module, dense: nn.Module, shape: tuple[int, int, int]) -> Row:
-    """Count the speed-up under every other convention; none under one that counts nothing here."""
-    counted = [r for r in RULES if r != "conv_fc" and macs_under(r, module, shape) and macs_under(r, dense, shape)]
-    return {f"cost/speed_up_{rule}": speed_up_under(rule, module, dense, shape) for rule in counted}
 
 
 def _best(history: list[Row], metrics: Row, held_out: bool) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def tags(experiment: Experiment) -> dict[str, str]:
     return experiment.names | more | keys
 
 
+@cache
 def _code_version() -> str:
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
@@ -40,6 +42,7 @@ def _code_version() -> str:
     return f"{__version__}+{found}"
 
 
+@cache  # reading them takes longer than a small trial's training
 def environment() -> str:
     """List the installed packages, one `name==version` a line."""
     return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}))

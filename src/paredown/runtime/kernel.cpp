@@ -264,13 +264,12 @@ void convolve(const S *input, const S *weights, const S *bias, const S *residual
 
 // The same for few images: maps [images][channels][height][width], in and out. They are copied to maps with their
 // borders in them, so that every tap is inside and a vector holds neighbouring pixels, running from one row into the
-// next. Of the rows of sums, as wide as those of the input, what is meaningful is copied to `output`. Strides are 1, and there
-// is no residual.
-// Threads share the filters: small maps have no other work to share.
+// next. Of the rows of sums, as wide as those of the input, what is meaningful is copied to `output`. Strides are 1,
+// and there is no residual. Threads share the filters: small maps have no other work to share.
 template <typename S>
-void convolve_pixels(const S *input, const S *weights, const S *bias, const S *, S *output,
-                     const int32_t *chunks, int64_t n, const int32_t *entries, const int32_t *order,
-                     const int64_t *shape, double low, double high, int64_t threads) {
+void convolve_pixels(const S *input, const S *weights, const S *bias, const S *, S *output, const int32_t *chunks,
+                     int64_t n, const int32_t *entries, const int32_t *order, const int64_t *shape, double low,
+                     double high, int64_t threads) {
     using Sum = typename Vector<S>::Sum;
     Shape s;
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
