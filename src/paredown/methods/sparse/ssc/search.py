@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -36,7 +37,8 @@ class Space:
         self.replaced = [layer for layer in layers if layer.replaced]
         self.unit_cost = {layer.name: sizes[layer.name] if sizes else 1 for layer in layers}
         self.total = sum(layer.weights * self.unit_cost[layer.name] for layer in self.counted)
-        self.triples = _triples(self.replaced)
+        pointwise = frozenset(layer.inputs for layer in self.replaced if layer.role == "pointwise")
+        self.triples = _triples(pointwise, any(layer.role == "spatial" for layer in self.replaced))
         g, p, p_1x1 = self.triples.T
         each = [layer.kept_by_all(g, p, p_1x1, policy) * self.unit_cost[layer.name] for layer in self.counted]
         self.kept = np.sum(each, axis=0)
@@ -105,12 +107,11 @@ class Space:
         return "{} (method.g={} method.p={} method.p_1x1={})".format(value, *self._triple(index))
 
 
-def _triples(replaced: Sequence[Layer]) -> np.ndarray:
-    """List the candidates, (n, 3). At g=1 every channel has a K x K kernel, so that p > 1 would only change the 1 x 1
-    convolutions: it is not tried."""
-    widths = {layer.inputs for layer in replaced if layer.role == "pointwise"}
-    spatial = any(layer.role == "spatial" for layer in replaced)
-    return np.array(
+@cache  # the same for all targets of a sweep
+def _triples(widths: frozenset[int], spatial: bool) -> np.ndarray:
+    """List the candidates, (n, 3), for 1 x 1 convolutions of these `widths` and, if any is `spatial`, K x K ones. At
+    g=1 every channel has a K x K kernel, so that p > 1 would only change the 1 x 1 convolutions: it is not tried."""
+    triples = np.array(
         [
             (g, p, p_1x1)
             for g in (range(1, LARGEST + 1) if spatial else (0,))
@@ -118,6 +119,8 @@ def _triples(replaced: Sequence[Layer]) -> np.ndarray:
             for p_1x1 in _pointwise_spacings(p, widths)
         ]
     )
+    triples.setflags(write=False)
+    return triples
 
 
 def _pointwise_spacings(p: int, widths: Iterable[int]) -> set[int]:
