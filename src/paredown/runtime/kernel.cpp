@@ -233,6 +233,9 @@ template <typename S> void portions(const Shape &s, int64_t threads, int64_t &ro
     blocks = rows < s.out_height ? 1 : std::clamp<int64_t>(room / (row * std::max<int64_t>(1, s.height)), 1, s.blocks);
     while (blocks > 1 && (s.blocks + blocks - 1) / blocks < threads) blocks--;
     while (rows > 1 && (s.blocks + blocks - 1) / blocks * ((s.out_height + rows - 1) / rows) < threads) rows--;
+    const int64_t along = (s.blocks + blocks - 1) / blocks, down = (s.out_height + rows - 1) / rows;
+    blocks = (s.blocks + along - 1) / along;  // as equal as they can be: the last portion is nobody's wait
+    rows = (s.out_height + down - 1) / down;
 }
 
 template <typename S>
