@@ -144,7 +144,7 @@ def test_bf16_rounds_as_torch_does_at_ties_infinities_and_nan() -> None:
 @needs_compiler
 def test_blocks_that_do_not_fit_are_refused() -> None:
     layer = SparseConv2d(conv(6, 8, 3))
-    full = cpu_kernel.block()
+    full = cpu_kernel.block_size()
     x = images(1, 6, 7, 7, full)
     wrong = [images(1, 5, 7, 7, full), images(1, 7, 7, 7, full), images(1, 6, 7, 7, full - 1), images(6, 7, 7, full)]
     wrong.append(x[None])

@@ -106,7 +106,8 @@ def test_pixels_in_bf16_are_summed_in_fp32() -> None:
 def test_pixels_that_do_not_fit_are_refused() -> None:
     layer = PixelConv2d(conv(6, 8, 3))
     wrong = [images(1, 5, 7, 7), images(6, 7, 7), images(1, 6, 2, 7), images(1, 6, 7, 7).float()]
-    for x in (*wrong, images(1, 6, 7, 7).to("meta")):
+    wrong += [images(6), images(1, 6, 7, 7).to_sparse(), images(1, 6, 7, 7).to("meta")]
+    for x in wrong:
         with pytest.raises(ValueError, match="do not fit"):
             layer(x)
     with pytest.raises(ValueError, match="stride"):

@@ -15,7 +15,7 @@ from paredown.runtime.packing import PackedConv2d, packed
 
 def to_blocks(x: Tensor) -> Tensor:
     """Convert (B, C, H, W) to (ceil(B / images), C, H, W, images), padding the last block with zero images."""
-    images = cpu_kernel.block()
+    images = cpu_kernel.block_size()
     missing = -len(x) % images
     if missing:
         x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
@@ -109,5 +109,5 @@ class SparseConv2d(PackedConv2d):
             return False
         n, channels, height, width, lanes = x.shape
         pixels = min(height, width) > 0 or n == 0  # as torch, which takes an empty batch of empty images
-        same = (channels, lanes) == (self.channels, cpu_kernel.block()) and x.layout == torch.strided
+        same = (channels, lanes) == (self.channels, cpu_kernel.block_size()) and x.layout == torch.strided
         return same and pixels and min(output_size(self, height, width)) > 0

@@ -49,7 +49,7 @@ def available() -> bool:
 
 
 @cache
-def block() -> int:
+def block_size() -> int:
     """Return how many images a block holds: as many as a register has values of fp32."""
     return int(_library().images_in_a_block())
 

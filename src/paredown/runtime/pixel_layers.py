@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from paredown.layers.geometry import output_size
@@ -29,10 +30,11 @@ class PixelConv2d(PackedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, M, H, W) in any memory format to contiguous (B, N, H', W'). Raise ValueError for a shape, dtype or
         device that does not fit."""
-        kinds = (x.dtype, self.weights.dtype, self.bias.dtype)
-        fits = len({*kinds}) == 1 and x.dtype in cpu_kernel.PIXEL_FUNCTIONS and x.device.type == "cpu"
-        size = output_size(self, *x.shape[2:]) if x.dim() == 4 else (0, 0)
-        if not fits or x.shape[1] != self.channels or min(size) < 1:
+        kinds, size = (x.dtype, self.weights.dtype, self.bias.dtype), (0, 0)
+        plain = len({*kinds}) == 1 and x.dtype in cpu_kernel.PIXEL_FUNCTIONS and x.layout == torch.strided
+        if plain and x.device.type == "cpu" and x.dim() == 4 and x.shape[1] == self.channels:
+            size = output_size(self, *x.shape[2:])
+        if min(size) < 1:
             raise ValueError(f"maps of {tuple(x.shape)} {x.dtype} on {x.device} do not fit {self}")
         output = x.new_empty(len(x), self.filters, *size)
         shape = (*x.shape, self.filters, *size, *self.geometry)
