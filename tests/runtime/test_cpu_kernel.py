@@ -179,7 +179,7 @@ def test_nothing_to_do_is_what_torch_says(k: int, padding: int, shape: tuple[int
 
 @needs_compiler
 def test_views_are_read_as_torch_reads_them() -> None:
-    layer, x = conv(6, 8, 3), to_blocks(images(5, 6, 7, 7))
+    layer, x = conv(6, 8, 3), to_blocks(images(3, 6, 7, 7))
     expected = SparseConv2d(layer)(x)
     strided = x.transpose(2, 3).contiguous().transpose(2, 3)
     negated = torch.complex(x, -x).conj().imag  # x, as values with the other sign and a flag
