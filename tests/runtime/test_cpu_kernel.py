@@ -194,6 +194,7 @@ def test_a_geometry_that_divides_by_nothing_is_refused(settings: dict[str, objec
         SparseConv2d(nn.Conv2d(3, 5, 3, **settings))  # type: ignore[arg-type]
 
 
+@needs_compiler
 def test_pooling_on_blocks() -> None:
     x = images(18, 5, 8, 6)
     every = (nn.MaxPool2d(2), nn.MaxPool2d(4, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1))
@@ -201,6 +202,15 @@ def test_pooling_on_blocks() -> None:
         torch.testing.assert_close(from_blocks(pooling(pool)(to_blocks(x)), 18), pool(x))
         torch.testing.assert_close(tiled(pool, pool)(x), pool(x), rtol=0, atol=0)
     assert isinstance(pooling(nn.MaxPool2d(2)), TiledMaxPool)
+
+
+def test_poolings_that_return_something_else_stay() -> None:
+    class Doubled(nn.MaxPool2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    for pool in (nn.MaxPool2d(2, return_indices=True), Doubled(2), nn.ReLU()):
+        assert tiled(pool, pool) is pool
 
 
 def test_pooling_keeps_what_is_no_number() -> None:

@@ -31,7 +31,7 @@ def tags(experiment: Experiment) -> dict[str, str]:
     return experiment.names | more | keys
 
 
-@cache
+@cache  # a process runs what it imported, whatever is committed meanwhile
 def _code_version() -> str:
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]

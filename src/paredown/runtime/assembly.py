@@ -82,9 +82,9 @@ def compose(
         _make_input_contiguous(graph)
     if kernels := {name: built[name] for name, backend in wanted.items() if backend == "native"}:
         graph = convert_to_blocks(graph, kernels)
-    if "pixels" in wanted.values():  # for few images torch's pooling takes longer than the convolutions around it
+    if "pixels" in wanted.values():  # torch's first pooling takes longer for one image than the convolutions around it
         for node in graph.graph.nodes:
-            if isinstance(pool := module_of(node, graph), nn.MaxPool2d):
+            if (pool := module_of(node, graph)) is not None:
                 graph.set_submodule(str(node.target), tiled(pool, pool))
     return graph.eval()
 
