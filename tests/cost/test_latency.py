@@ -121,3 +121,20 @@ def test_this_processor_has_a_name():
 def test_settings_that_cannot_be_measured_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         LatencySettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz", "Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz"),
+        ("AMD EPYC", "AMD EPYC (family 26, model 2)"),
+        ("", ""),
+    ],
+)
+def test_a_processor_without_a_number_is_told_by_its_family_and_model(name: str, expected: str) -> None:
+    one = f"processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {name}\n"
+    assert latency._model_name(f"{one}\n{one}") == expected
+
+
+def test_a_cpuinfo_without_model_names_names_no_processor() -> None:
+    assert latency._model_name("processor\t: 0\nBogoMIPS\t: 48.00\n") == ""

@@ -132,7 +132,18 @@ def use_threads(number: int | None) -> Iterator[None]:
 def _cpu_name() -> str:
     # as the system writes it: torch.cpu.get_capabilities() shortens the name, under which results are recorded
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or not x86
-        return platform.processor() or platform.machine()
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        text = ""
+    return _model_name(text) or platform.processor() or platform.machine()
+
+
+def _model_name(cpuinfo: str) -> str:
+    """Return the first processor's name in the text of /proc/cpuinfo; empty where it has none, as on ARM. A name
+    without a number, which a hypervisor gives to every generation, is followed by the family and the model."""
+    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    name = found.get("model name", "")
+    if not name or any(letter.isdigit() for letter in name):
+        return name
+    return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
