@@ -38,15 +38,41 @@ def test_every_run_is_a_row_of_the_data(written) -> None:
 def test_the_page_ranks_the_settings_and_tells_them_apart(written) -> None:
     text = (written / "leaderboard.md").read_text()
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
-    assert [row[1] for row in rows] == ["dense", "ssc speed_up=4", "ssc speed_up=3"]
-    assert [row[6] for row in rows] == ["a", "b", "c"]
-    assert [row[3] for row in rows] == ["91.10", "90.10", "80.10"]
-    intervals = ["90.96 to 91.24", "89.96 to 90.24", "79.96 to 80.24"]
+    assert [row[1] for row in rows] == ["dense", "ssc speed_up=3", "ssc speed_up=4"]
+    assert [row[3] for row in rows] == ["91.10", "80.10", "90.10"]
+    intervals = ["90.96 to 91.24", "79.96 to 80.24", "89.96 to 90.24"]
     assert [row[4] for row in rows] == intervals  # t(0.975, 6) 0.1 / sqrt(3) = 0.14
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert titles == ["### Dense", "### 3x fewer multiply-adds", "### 4x fewer multiply-adds"]
     assert "resnet20 on cifar10" in text and "2 methods, 3 settings, 0 controls" in text
     assert "12 trainings, 0.0 hours of all processes together" in text
-    assert "100 % are told apart" in text
+    assert "Of 0 pairs of settings that are ranked together 0 % are told apart" in text
     assert (written / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_settings_of_one_target_are_ranked_together_beside_dense_networks_of_as_many_macs(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    another = table[table["setting"] == "ssc speed_up=4"].assign(setting="trp speed_up=4", method="trp")
+    another["top1"] -= [2.0, 1.0, 0.0]  # 88.0, 89.1, 90.2
+    macs = table.loc[table["method"] == "dense", "macs"].iloc[0]
+    dense = table[table["method"] == "dense"].assign(key="other", speed_up=1.0)
+    narrow = dense.assign(setting="dense width=0.5", macs=macs / 4.3, top1=89.0)
+    narrower = dense.assign(setting="dense width=0.4", macs=macs / 4.5, top1=89.0)
+    text = leaderboard.page(pandas.concat([table, another, narrow, narrower]), "", "")
+    part = text.split("### 4x fewer multiply-adds")[1].split("##")[0]
+    rows = [line.split(" | ") for line in part.splitlines() if line[:2] == "| " and line[2].isdigit()]
+    assert [row[1] for row in rows] == ["ssc speed_up=4", "trp speed_up=4", "dense width=0.5"]
+    assert "dense width=0.4" in text.split("### Dense")[1].split("###")[0]
+
+
+def test_targets_are_sorted_by_their_value_and_a_setting_without_one_is_ranked_apart(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    targets = {"ssc speed_up=3": "sparsity=0.98", "ssc speed_up=4": "sparsity=0.9", "dense": "none"}
+    loose = table[table["method"] == "dense"].assign(setting="beta_lasso", method="beta_lasso")
+    table = table.assign(target=table["setting"].map(targets))
+    text = leaderboard.page(pandas.concat([table, loose]), "", "")
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert titles == ["### Dense", "### 90 % sparsity", "### 98 % sparsity", "### Without a target"]
 
 
 def test_one_timed_seed_of_a_setting_is_enough(written) -> None:
@@ -58,7 +84,11 @@ def test_one_timed_seed_of_a_setting_is_enough(written) -> None:
 
 def test_a_compressed_network_is_timed_against_the_dense_one_and_a_dense_one_against_none(written) -> None:
     table = leaderboard_data.load(written / "leaderboard.csv").assign(ms_b1=2.0, dense_ms_b1=3.0)
-    rows = [line.split(" | ") for line in leaderboard.page(table, "", "").splitlines() if line[2:3].isdigit()]
+    rows = [
+        line.split(" | ")
+        for line in leaderboard.page(table, "", "").splitlines()
+        if line[:2] == "| " and line[2].isdigit()
+    ]
     expected = {"dense": "2", "ssc speed_up=4": "2 (1.50x)", "ssc speed_up=3": "2 (1.50x)"}
     assert {row[1]: row[10] for row in rows} == expected
 
@@ -68,7 +98,7 @@ def test_what_sees_no_image_is_ranked_apart(written) -> None:
     table.loc[table["setting"] == "ssc speed_up=3", "compression_images"] = 0
     table.loc[table["setting"] == "ssc speed_up=3", "top1"] = [10.0, 50.0, 90.0]
     ranks, without = leaderboard.page(table, "", "").split("## Without training data")
-    assert "| 2 | ssc speed_up=4 | 3 | 90.10 | 89.94 to 90.26 | 0.10 | b |" in ranks  # t(0.975, 4) 0.1 / sqrt(3) = 0.16
+    assert "| 1 | ssc speed_up=4 | 3 | 90.10 | 89.94 to 90.26 | 0.10 | a |" in ranks  # t(0.975, 4) 0.1 / sqrt(3) = 0.16
     assert "ssc speed_up=3" not in ranks
     assert "| 1 | ssc speed_up=3 | 3 | 50.00 | 0.00 to 100.00 | 40.00 | a |" in without
     assert "Without training data" not in leaderboard.page(table.assign(compression_images=0, method="dense"), "", "")
@@ -98,11 +128,11 @@ def test_a_setting_of_one_seed_has_an_interval_and_no_deviation(written) -> None
     table = leaderboard_data.load(written / "leaderboard.csv")
     once = table[(table["setting"] != "ssc speed_up=3") | (table["seed"] == 1)]
     # t(0.975, 4) 0.1 = 0.28
-    assert "| 3 | ssc speed_up=3 | 1 | 80.10 | 79.82 to 80.38 |  | c |" in leaderboard.page(once, "", "")
+    assert "| 1 | ssc speed_up=3 | 1 | 80.10 | 79.82 to 80.38 |  | a |" in leaderboard.page(once, "", "")
     assert "nan" not in leaderboard.page(once.assign(macs=math.nan, speed_up=math.nan), "", "")
     alone = once.assign(compression_images=(once["setting"] != "ssc speed_up=3") * 1.0)
     text = leaderboard.page(alone, "", "")
-    assert "| 2 | ssc speed_up=4" in text
+    assert "| 1 | ssc speed_up=4" in text
     assert "Not ranked yet, since no setting has two seeds: ssc speed_up=3." in text
 
 
@@ -181,14 +211,12 @@ def test_the_files_of_two_boards_are_not_mixed(written, tmp_path) -> None:
 def test_claims_without_both_sides_stand_apart(written) -> None:
     table = leaderboard_data.load(written / "leaderboard.csv")
     text = leaderboard.page(table, "", "")
-    assert (
-        "| claim |" not in text
-        and "Cannot be judged yet: magnitude after training is above SNIP at 98 % (not run: " in text
-    )
+    assert "| claim | here |" not in text and "Cannot be judged yet:" in text
+    assert "* magnitude after training is above SNIP at 98 %, not run: magnitude sparsity=0.98, snip spars" in text
     names = {"dense": "dense width=0.6875", "ssc speed_up=4": "zhang speed_up=2", "ssc speed_up=3": "ssc"}
     text = leaderboard.page(table.assign(setting=table["setting"].replace(names)), "", "")
     assert "| a smaller dense network is less than a point below Zhang at 2x | held | +1.00 |" in text
-    assert text.count("Zhang") == 1 and "Jaderberg at 2x (not run: jaderberg speed_up=2)" in text
+    assert text.count("Zhang") == 1 and "Jaderberg at 2x, not run: jaderberg speed_up=2" in text
 
 
 def test_times_of_one_device_are_shown(written) -> None:

@@ -24,24 +24,28 @@ class Claim:
 
 
 SCORES = {"SNIP": "snip", "GraSP": "grasp", "SynFlow": "synflow"}
+SPARSITIES = {"90 %": "sparsity=0.9", "98 %": "sparsity=0.98"}
 HALVED = {
     **{"SVD training": "svd_training", "Zhang": "zhang", "Jaderberg": "jaderberg", "TRP": "trp", "ALDS": "alds"},
     **{"L1 filters": "l1_filters", "slimming": "slimming", "group norms": "group_norm"},
 }
+
+
+def _at(share: str, target: str) -> Iterator[Claim]:
+    """Yield the orders at the sparsity `target`, which texts call `share`."""
+    magnitude, uniform = f"magnitude {target}", f"{target} control=uniform"  # of whichever method: they are the same
+    for name, method in SCORES.items():  # Frankle et al. 2021, Tanaka et al. 2020
+        yield Claim(f"magnitude after training is above {name} at {share}", magnitude, f"{method} {target}")
+        yield Claim(f"{name} is above random masks of one density at {share}", f"{method} {target}", uniform)
+    # Evci et al. 2020, Figure 2 and Table 2
+    yield Claim(f"RigL is above SET at {share}", f"rigl {target}", f"set {target}")
+    yield Claim(f"RigL is above SNIP at {share}", f"rigl {target}", f"snip {target}")
+    yield Claim(f"SET is above random masks of one density at {share}", f"set {target}", uniform)
+    yield Claim(f"unstructured pruning is above SSC at {share}", magnitude, f"ssc {target}")
+
+
 CLAIMS = (
-    # Frankle et al. 2021, Tanaka et al. 2020
-    *(
-        Claim(f"magnitude after training is above {name} at 98 %", "magnitude sparsity=0.98", f"{method} sparsity=0.98")
-        for name, method in SCORES.items()
-    ),
-    *(
-        Claim(
-            f"{name} is above random masks of one density at 98 %",
-            f"{method} sparsity=0.98",
-            "sparsity=0.98 control=uniform",  # of whichever method: they are the same
-        )
-        for name, method in SCORES.items()
-    ),
+    *(claim for share, target in SPARSITIES.items() for claim in _at(share, target)),
     # Su et al. 2020, Frankle et al. 2021
     *(
         Claim(
@@ -58,7 +62,8 @@ CLAIMS = (
         "lottery sparsity=0.98 rewind=1",
         "lottery sparsity=0.98 rewind=0",
     ),
-    Claim("unstructured pruning is above SSC at 90 %", "magnitude sparsity=0.9", "ssc sparsity=0.9"),
+    # Li et al. 2017, Figure 5
+    Claim("L1 filters are above random ones at 4x", "l1_filters speed_up=4", "l1_filters speed_up=4 control=random"),
     # Liu et al. 2019, Blalock et al. 2020
     *(
         Claim(
@@ -73,32 +78,26 @@ CLAIMS = (
 
 
 def verdicts(found: Ranking) -> Iterator[tuple[str, Verdict]]:
-    """Yield the text of each of CLAIMS, and whether it holds in the ranking `found`, or which setting is not in it."""
+    """Yield the text of each of CLAIMS, and whether it holds in the ranking `found`, or which setting is not in it.
+
+    A claim holds if the mean of its better side, plus its slack, is above that of the worse one by a t test whose
+    p-values are adjusted among the claims (Holm)."""
     sides = {claim: [_named(words, found.names) for words in (claim.better, claim.worse)] for claim in CLAIMS}
     run = {claim: (better, worse) for claim, (better, worse) in sides.items() if better and worse}
-    slack = [claim for claim in run if claim.slack]
-    ruled_out = dict(zip(slack, holm([found.no_worse(*run[claim], claim.slack) for claim in slack]), strict=True))
+    adjusted = holm([found.p_value(*pair, claim.slack) for claim, pair in run.items()])
+    judged = {claim: _verdict(found, claim, *run[claim], p) for claim, p in zip(run, adjusted, strict=True)}
     for claim in CLAIMS:
-        if claim in run:
-            yield claim.text, _verdict(found, *run[claim], ruled_out.get(claim))
+        if claim in judged:
+            yield claim.text, judged[claim]
         else:
             names = zip((claim.better, claim.worse), sides[claim], strict=True)
             yield claim.text, (f"{NOT_RUN}: {', '.join(words for words, name in names if not name)}", "", "")
 
 
-def _verdict(found: Ranking, better: str, worse: str, ruled_out: float | None) -> Verdict:
-    """Return what the means of `better` and `worse` say; `ruled_out` is the p-value of a loss of the claim's slack."""
-    lead, p = found.means[better] - found.means[worse], found.adjusted[frozenset((better, worse))]
-    if ruled_out is not None:
-        held = ruled_out < 1 - found.confidence
-        return (HELD if held else _opposite(found, better, worse)), f"{lead:+.2f}", f"{ruled_out:.2g}"
-    told = HELD if lead > 0 and found.apart(better, worse) else _opposite(found, better, worse)
-    return told, f"{lead:+.2f}", f"{p:.2g}"
-
-
-def _opposite(found: Ranking, better: str, worse: str) -> str:
-    is_below = found.means[better] < found.means[worse]
-    return NOT_HELD if is_below and found.apart(better, worse) else NOT_TOLD
+def _verdict(found: Ranking, claim: Claim, better: str, worse: str, p: float) -> Verdict:
+    lead = found.means[better] - found.means[worse]
+    told = HELD if lead + claim.slack > 0 else NOT_HELD
+    return (told if p < 1 - found.confidence else NOT_TOLD), f"{lead:+.2f}", f"{p:.2g}"
 
 
 def _named(words: str, names: tuple[str, ...]) -> str | None:
