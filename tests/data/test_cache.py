@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def test_many_processes_decode_once(tmp_path):
     assert set(results) == {(6 * 48 * 7, data().fingerprint)}
     assert len(list(tmp_path.glob("decoded-*"))) == 1
     assert not list((tmp_path / "cache").glob(".set*"))  # nothing temporary is left
+
+
+def killed_while_writing(folder: Path) -> None:
+    np.save = lambda *words, **options: os.kill(os.getpid(), signal.SIGKILL)
+    load(folder, "set", "state", data)
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    process = multiprocessing.get_context("fork").Process(target=killed_while_writing, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and list(tmp_path.glob(".set*"))
+    assert load(tmp_path, "set", "state", data).fingerprint == data().fingerprint
+    assert not list(tmp_path.glob(".set*"))
 
 
 def test_a_second_opening_maps_the_file_and_decodes_nothing(tmp_path):

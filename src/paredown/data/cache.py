@@ -99,7 +99,8 @@ def decoded(class_names: Iterable[str], train: Pixels, test: Pixels) -> Decoded:
 
 
 def _write(entry: Path, data: Decoded) -> None:
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
+    temporary = entry.with_name(f".{entry.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: the lock says that nobody writes it
     temporary.mkdir()
     try:
         for name, part in (("train", data.train), ("test", data.test)):
