@@ -98,6 +98,28 @@ def test_one_density_everywhere_costs_the_same() -> None:
     assert abs(sum(macs(control).values()) - sum(macs(point).values())) <= positions / 2
 
 
+def test_one_density_everywhere_keeps_as_many_weights() -> None:
+    point = masked()
+    control = made(even_budgets(point, dense(), "weights"))
+    wanted, whole = count(point.module, INPUT).weights, count(dense().module, INPUT).weights
+    for layer in maskable(control.module).values():
+        assert abs(int(layer.mask.sum()) - wanted / whole * layer.mask.numel()) <= 0.5
+    assert abs(count(control.module, INPUT).weights - wanted) <= len(point.blueprint) / 2
+    ranks = made(even_budgets(low_rank(), dense(), "weights"))
+    left = count(low_rank().module, INPUT).weights - count(ranks.module, INPUT).weights
+    assert 0 <= left < max(layer.weights for layer in count(low_rank().module, INPUT).layers)
+
+
+@pytest.mark.parametrize("target", ["sparsity=0.9", "speed_up=4"])
+def test_a_uniform_control_has_what_the_target_is_of(tmp_path, target: str) -> None:
+    """SNIP keeps narrow layers of many positions: of as many MACs one density would be twice as many weights."""
+    point = walk.run(words(tmp_path, "method=snip", target)).metrics
+    uniform = walk.run(words(tmp_path, "method=snip", target, "control=uniform")).metrics
+    metric, other = ("cost/sparsity", "cost/macs") if "sparsity" in target else ("cost/macs", "cost/sparsity")
+    assert uniform[metric] == pytest.approx(point[metric], rel=2e-3)
+    assert uniform[other] != pytest.approx(point[other], rel=2e-2)
+
+
 def test_one_fraction_of_the_rank_everywhere_costs_the_same_within_a_rank() -> None:
     point = low_rank()
     control = made(even_budgets(point, dense()))

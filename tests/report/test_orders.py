@@ -60,7 +60,7 @@ def test_claims_are_adjusted_among_themselves() -> None:
 
 def test_the_side_that_is_missing_is_named() -> None:
     found = ranked(magnitude=61.0, snip=60.0)
-    assert of(found, "SNIP is above random") == ("not run: sparsity=0.98 control=uniform", "", "")
+    assert of(found, "SNIP is above random") == ("not run: snip sparsity=0.98 control=uniform", "", "")
     assert of(found, "magnitude after training is above GraSP") == ("not run: grasp sparsity=0.98", "", "")
     assert of(found, "unstructured") == ("not run: ssc sparsity=0.98", "", "")
     shares = [text for text, verdict in verdicts(found) if "magnitude sparsity=0.9," in verdict[0]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from paredown.cost import count
 from paredown.graph.labels import Axis
 from paredown.layers.masked import Masked, allowed, random_mask
 from paredown.surgery.narrowing import entries
-from paredown.surgery.width_budget import WidthCost, scoped, widths_within
+from paredown.surgery.width_budget import QUANTITIES, Quantity, WidthCost, scoped, widths_within
 
 # what makes a model wider, and the step by which it may be: ResNets and ShuffleNetV2, D- and S-CONV, 3-FC
 WIDTHS = {"width": 1 / 16, "alpha": 1, "hidden": 1}
@@ -47,10 +47,12 @@ class Control(Method):
         return [self.edit, Fit("train", replace(recipe, epochs=self.epochs))]
 
 
-def control(kind: ControlKind, of: str, name: str, point: Network, dense: Network, epochs: int) -> Control:
-    """Return the control of the network `point`, which a plan made from `dense` with the images of `epochs`
-    (`epochs_of`). Raise UserError where there is nothing to control, and for a kind that its layers or its model do not
-    allow."""
+def control(
+    kind: ControlKind, of: str, name: str, point: Network, dense: Network, epochs: int, target: Target | None = None
+) -> Control:
+    """Return the control of the network `point`, which a plan for `target` made from `dense` with the images of
+    `epochs` (`epochs_of`). Raise UserError where there is nothing to control, and for a kind that its layers or its
+    model do not allow."""
     if not point.blueprint:
         raise UserError(f"control={kind} has nothing to control: {name} rewrote no layer")
     if not epochs:
@@ -58,7 +60,8 @@ def control(kind: ControlKind, of: str, name: str, point: Network, dense: Networ
     if kind == "dense":
         edit = smaller_dense(dense, count(point.module, point.input_shape).macs)
     else:
-        layers = budgets(point) if kind == "random" else even_budgets(point, dense)
+        quantity: Quantity = QUANTITIES.get(target.quantity, "macs") if target else "macs"
+        layers = budgets(point) if kind == "random" else even_budgets(point, dense, quantity)
         edit = Edit(kind, rebuild, {"layers": layers})
     return Control(kind, of, name, edit, epochs)
 
@@ -89,11 +92,11 @@ def smaller_dense(dense: Network, macs: int) -> Edit:
     return Edit("narrow", rebuild, {"layers": even_widths(dense, macs)})
 
 
-def even_widths(dense: Network, macs: int) -> dict[str, dict[str, Any]]:
-    """Return the blueprint entries of the largest network of at most `macs` with one fraction of the channels in all
-    groups. Raise UserError where there is no channel to cut, or none of so few MACs."""
+def even_widths(dense: Network, limit: int, quantity: Quantity = "macs") -> dict[str, dict[str, Any]]:
+    """Return the blueprint entries of the largest network of at most `limit` of the `quantity` with one fraction of the
+    channels in all groups. Raise UserError where there is no channel to cut, or none that small."""
     groups = scoped(dense)
-    widths = widths_within(WidthCost(dense, groups), macs, groups)
+    widths = widths_within(WidthCost(dense, groups, quantity), limit, groups)
     gone: Counter[tuple[str, Axis]] = Counter()
     for group in groups:
         for member in group.members:
@@ -118,20 +121,20 @@ def budgets(point: Network) -> dict[str, dict[str, Any]]:
     }
 
 
-def even_budgets(point: Network, dense: Network) -> dict[str, dict[str, Any]]:
-    """Return `budgets` spread evenly at the same MACs: one density in all masked layers, one fraction of the full rank
-    in all that have a rank. Raise UserError for a layer that has neither."""
-    found = budgets(point)
+def even_budgets(point: Network, dense: Network, quantity: Quantity = "macs") -> dict[str, dict[str, Any]]:
+    """Return `budgets` spread evenly at the same MACs or weights: one density in all masked layers, one fraction of the
+    full rank in all that have a rank. Raise UserError for a layer that has neither."""
+    found, cost = budgets(point), count(point.module, point.input_shape)
     if all(entry["kind"] == "narrow" for entry in found.values()):
-        return even_widths(dense, count(point.module, point.input_shape).macs)
-    costs = {layer.name: layer for layer in count(point.module, point.input_shape).layers if layer.name in found}
+        return even_widths(dense, getattr(cost, quantity), quantity)
+    costs: dict[str, int] = {layer.name: getattr(layer, quantity) for layer in cost.layers if layer.name in found}
     masked = [name for name, entry in found.items() if "weights" in entry]
     highest = {name: rank for name in found if (rank := _full_rank(point.module.get_submodule(name)))}
     if other := [name for name in found if name not in (*masked, *highest)]:
         raise UserError(f"control=uniform knows masks and ranks: {other[0]} is {found[other[0]]['kind']}")
-    weights = _even_weights(point, dense, masked)
-    per_rank = {name: costs[name].macs // found[name]["rank"] for name in highest}
-    ranks = even_ranks(highest, per_rank, sum(costs[name].macs for name in highest))
+    weights = _even_weights({name: costs[name] for name in masked}, dense, quantity)
+    per_rank = {name: costs[name] // found[name]["rank"] for name in highest}
+    ranks = even_ranks(highest, per_rank, sum(costs[name] for name in highest))
     given = {name: {"weights": number} for name, number in weights.items()}
     given |= {name: {"rank": rank} for name, rank in ranks.items()}
     return {name: entry | given[name] for name, entry in found.items()}
@@ -152,10 +155,11 @@ def even_ranks(highest: Mapping[str, int], per_rank: Mapping[str, int], limit: i
     return ranks
 
 
-def _even_weights(point: Network, dense: Network, names: Sequence[str]) -> dict[str, int]:
-    own, whole = ({layer.name: layer for layer in count(n.module, n.input_shape).layers} for n in (point, dense))
-    density = sum(own[name].macs for name in names) / max(1, sum(whole[name].macs for name in names))
-    return {name: max(1, round(density * whole[name].weights)) for name in names}
+def _even_weights(kept: Mapping[str, int], dense: Network, quantity: Quantity) -> dict[str, int]:
+    """Return the weights of each layer at the one density that leaves as much of the `quantity` as is `kept` in all."""
+    whole = {layer.name: layer for layer in count(dense.module, dense.input_shape).layers if layer.name in kept}
+    density = sum(kept.values()) / max(1, sum(getattr(layer, quantity) for layer in whole.values()))
+    return {name: max(1, round(density * layer.weights)) for name, layer in whole.items()}
 
 
 def _full_rank(layer: nn.Module) -> int | None:

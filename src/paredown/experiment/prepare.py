@@ -307,7 +307,7 @@ def _controlled(point: Experiment) -> Experiment:
     if point.config["model"].get("weights"):
         raise UserError(f"control={kind}: the images that model.weights were trained on cannot be given to a control")
     epochs = epochs_of(sum(map(point.images_seen, point.steps)), point.data.sizes["train"])
-    method = control(kind, point.key, point.folder.name, point.store.read(last), point.dense(), epochs)
+    method = control(kind, point.key, point.folder.name, point.store.read(last), point.dense(), epochs, point.target)
     return replace(point, method=method, source=point.data, budget=TrainingBudget(), plans=Plans())
 
 

@@ -33,7 +33,7 @@ HALVED = {
 
 def _at(share: str, target: str) -> Iterator[Claim]:
     """Yield the orders at the sparsity `target`, which texts call `share`."""
-    magnitude, uniform = f"magnitude {target}", f"{target} control=uniform"  # of whichever method: they are the same
+    magnitude, uniform = f"magnitude {target}", f"snip {target} control=uniform"  # SynFlow's and GraSP's are the same
     for name, method in SCORES.items():  # Frankle et al. 2021, Tanaka et al. 2020
         yield Claim(f"magnitude after training is above {name} at {share}", magnitude, f"{method} {target}")
         yield Claim(f"{name} is above random masks of one density at {share}", f"{method} {target}", uniform)
