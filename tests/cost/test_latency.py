@@ -127,12 +127,14 @@ def test_settings_that_cannot_be_measured_are_refused(settings, message):
     ("name", "expected"),
     [
         ("Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz", "Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz"),
-        ("AMD EPYC", "AMD EPYC (family 26, model 2)"),
+        ("AMD EPYC", "AMD EPYC (family 26, model 2, stepping 1)"),
+        ("Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel(R) Xeon(R) CPU @ 2.20GHz (family 26, model 2, stepping 1)"),
+        ("QEMU Virtual CPU version 2.5+", "QEMU Virtual CPU version 2.5+ (family 26, model 2, stepping 1)"),
         ("", ""),
     ],
 )
 def test_a_processor_without_a_number_is_told_by_its_family_and_model(name: str, expected: str) -> None:
-    one = f"processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {name}\n"
+    one = f"processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {name}\nstepping\t: 1\n"
     assert latency._model_name(f"{one}\n{one}") == expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}  # in /proc/cpuinfo
+
+
 def device_name(device: torch.device) -> str:
     """Return the model name of the processor or GPU `device`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
@@ -140,10 +144,11 @@ def _cpu_name() -> str:
 
 def _model_name(cpuinfo: str) -> str:
     """Return the first processor's name in the text of /proc/cpuinfo; empty where it has none, as on ARM. A name
-    without a number, which a hypervisor gives to every generation, is followed by the family and the model."""
+    without a number, which hypervisors give to several generations, is followed by family, model and stepping."""
     lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
     found = {key.strip(): value.strip() for key, _, value in lines}
     name = found.get("model name", "")
-    if not name or any(letter.isdigit() for letter in name):
+    if not name or any(letter.isdigit() for letter in re.sub("@.*|version.*", "", name)):
         return name
-    return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
+    numbers = [f"{word} {found.get(key, '?')}" for word, key in NUMBERS.items()]
+    return f"{name} ({', '.join(numbers)})"

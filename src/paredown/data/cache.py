@@ -99,8 +99,9 @@ def decoded(class_names: Iterable[str], train: Pixels, test: Pixels) -> Decoded:
 
 
 def _write(entry: Path, data: Decoded) -> None:
-    temporary = entry.with_name(f".{entry.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: the lock says that nobody writes it
+    for left in entry.parent.glob(f".{entry.name}.*"):  # of processes that were killed: the lock says that none writes
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}")
     temporary.mkdir()
     try:
         for name, part in (("train", data.train), ("test", data.test)):

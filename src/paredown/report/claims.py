@@ -38,9 +38,9 @@ def _at(share: str, target: str) -> Iterator[Claim]:
         yield Claim(f"magnitude after training is above {name} at {share}", magnitude, f"{method} {target}")
         yield Claim(f"{name} is above random masks of one density at {share}", f"{method} {target}", uniform)
     # Evci et al. 2020, Figure 2 and Table 2
-    yield Claim(f"RigL is above SET at {share}", f"rigl {target}", f"set {target}")
     yield Claim(f"RigL is above SNIP at {share}", f"rigl {target}", f"snip {target}")
     yield Claim(f"SET is above random masks of one density at {share}", f"set {target}", uniform)
+    # Mao et al. 2017: the more regular the sparsity, the less accurate
     yield Claim(f"unstructured pruning is above SSC at {share}", magnitude, f"ssc {target}")
 
 
@@ -62,8 +62,17 @@ CLAIMS = (
         "lottery sparsity=0.98 rewind=1",
         "lottery sparsity=0.98 rewind=0",
     ),
-    # Li et al. 2017, Figure 5
-    Claim("L1 filters are above random ones at 4x", "l1_filters speed_up=4", "l1_filters speed_up=4 control=random"),
+    # Evci et al. 2020, of the same layer sizes: RigL's own, which keep more MACs, would be compared, too
+    Claim(
+        "RigL with one density everywhere is above SET at 98 %", "rigl sparsity=0.98 start=uniform", "set sparsity=0.98"
+    ),
+    # Liu et al. 2019
+    Claim(
+        "what L1 filters leave at 4x, trained from scratch, is less than a point below them",
+        "l1_filters speed_up=4 control=random",
+        "l1_filters speed_up=4",
+        POINT,
+    ),
     # Liu et al. 2019, Blalock et al. 2020
     *(
         Claim(
@@ -101,7 +110,7 @@ def _verdict(found: Ranking, claim: Claim, better: str, worse: str, p: float) ->
 
 
 def _named(words: str, names: tuple[str, ...]) -> str | None:
-    """Return the setting of the fewest words that has all of `words`, and a control only if they have one."""
+    """Return the shortest setting that has all of `words`, and a control only if they have one."""
     wanted = set(words.split())
     close = [name for name in names if wanted <= set(name.split()) and ("control=" in name) == ("control=" in words)]
     return min(close, key=len, default=None)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from paredown.core.errors import UserError
 from paredown.core.formatting import si
+from paredown.core.target import Target
 from paredown.frontier.ranking import Ranking, rank
 from paredown.frontier.seeds import mean
 from paredown.report.claims import NOT_RUN, verdicts
-from paredown.report.leaderboard_data import METRICS, TIMES
+from paredown.report.leaderboard_data import METRICS, TIMES, target_of
 
 if TYPE_CHECKING:
     import pandas
 
 DENSE = "dense"  # the method that compresses nothing
-NO_TARGET, SPEED_UP = "none", "speed_up"
-CLOSE = 0.1  # of a target: dense networks whose MACs differ less are ranked beside what reaches it
+CLOSE = 0.1  # of a speed-up: dense networks whose own differs less are ranked beside what reaches it
 SHOWN = ("bytes", "images", "other_images")
 
 
@@ -49,68 +49,76 @@ def split(table: pandas.DataFrame) -> tuple[pandas.DataFrame, pandas.DataFrame]:
 
 
 def page(table: pandas.DataFrame, picture: str, data: str) -> str:
-    """Return the page of `table` in Markdown, with links to the files `picture` and `data`."""
+    """Return the page of `table` in Markdown, with links to the files `picture` and `data`. Raise UserError for runs of
+    more than one model or data set, and as `ranking`."""
+    for name in ("model", "dataset"):
+        if len(several := sorted(set(table[name]))) > 1:
+            raise UserError(f"a leaderboard is of one {name}, these runs are of {', '.join(several)}")
     table = timed_alike(table)
-    whole = table[table["method"] == DENSE].groupby("model")["macs"].max().to_dict()
-    seen, unseen = split(table)
-    found, settings = ranking(seen), _settings(table, whole)
+    (seen, unseen), settings = split(table), _settings(table)
+    found = ranking(seen)
     parts = {title: found.among(names) for title, names in _targets(settings.loc[list(found.names)]).items()}
-    lines = [*_head(table, parts, picture, data), "", *RANKS_TEXT.splitlines()]
+    without = ranking(unseen) if not unseen.empty and unseen.groupby("setting").size().max() > 1 else None
+    lines = [*_head(table, picture, data, [*parts.values(), *([without] if without else [])])]
+    lines += ["", *RANKS_TEXT.splitlines()]
     for title, part in parts.items():
         lines += ["", f"### {title}", "", *_ranks(part, settings)]
     if not unseen.empty:
-        lines += ["", *UNSEEN_TEXT.splitlines(), "", *_unseen(unseen, settings)]
+        lines += ["", *UNSEEN_TEXT.splitlines(), ""]
+        lines += _ranks(without, settings) if without else [_not_ranked(set(unseen["setting"]))]
     return "\n".join([*lines, "", *_claims(found)]) + "\n"
 
 
-def _settings(table: pandas.DataFrame, whole: Mapping[str, float]) -> pandas.DataFrame:
+def _settings(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return a row for each setting of `table`: the means of its runs, with the number of its seeds, `spread` (their
-    standard deviation), method and target. `whole` holds the MACs of the dense network by model: the recorded speed-up
-    of a smaller dense network is against itself."""
+    standard deviation), method, target, and `missed` (the target, by more than its tolerance). Speed-ups are against
+    the largest network: the recorded one of a smaller dense network is against itself."""
     groups = table.groupby("setting")
     rows = groups.agg(dict.fromkeys(METRICS, lambda column: mean(column.dropna())))
     rows = rows.join(groups.agg(seeds=("seed", "nunique"), spread=("top1", "std")))
-    rows = rows.join(groups[["method", "target", "model"]].first())
-    rows["speed_up"] = rows["model"].map(whole).fillna(rows["macs"] * rows["speed_up"]) / rows["macs"]
+    rows = rows.join(groups[["method", "target"]].first())
+    rows["speed_up"] = (rows["macs"] * rows["speed_up"]).max() / rows["macs"]
+    rows["missed"] = [_missed(row) for _, row in rows.iterrows()]
     return rows
 
 
+def _missed(row: pandas.Series[Any]) -> bool:
+    target = target_of(row["target"])
+    reached = row.get(target.quantity, math.nan) if target else math.nan
+    return target is not None and abs(reached - target.value) > target.tolerance
+
+
 def _targets(settings: pandas.DataFrame) -> dict[str, set[str]]:
-    """Return the names of the `settings` that are ranked together, by title: those of one target, and the dense
-    networks of about as many MACs beside what has fewer of them."""
-    dense = settings[settings["method"] == DENSE]
-    parts = {"Dense": set(dense.index)} if len(dense) else {}
-    for target in sorted(set(settings["target"]) - {NO_TARGET}, key=_order):
-        names = set(settings.index[settings["target"] == target])
-        quantity, value = _order(target)
-        if quantity == SPEED_UP:
-            names |= set(dense.index[(dense["speed_up"] / value - 1).abs() < CLOSE])
+    """Return the names of the `settings` that are ranked together, by title: those of one target, and in tables of a
+    speed-up the dense networks of about the same."""
+    dense = settings.index[settings["method"] == DENSE]
+    parts = {"Dense": set(dense)} if len(dense) else {}
+    targets = {target for text in settings["target"] if (target := target_of(text))}
+    for target in sorted(targets, key=lambda target: (target.quantity, target.value)):
+        names = set(settings.index[settings["target"] == str(target)])
+        if target.quantity == "speed_up":
+            close = (settings.loc[dense, "speed_up"] / target.value - 1).abs() < CLOSE
+            names |= set(dense[close])
         parts[_title(target)] = names
-    if loose := set(settings.index[settings["target"] == NO_TARGET]) - set(dense.index):
+    if loose := set(settings.index) - set().union(*parts.values()):
         parts["Without a target"] = loose
     return parts
 
 
-def _order(target: str) -> tuple[str, float]:
-    """Return the quantity and the value of `target`, by which targets are sorted."""
-    quantity, _, value = target.partition("=")
-    return quantity, float(value or 0)
+def _title(target: Target) -> str:
+    titles = {
+        "speed_up": f"{target.value:g}x fewer multiply-adds",
+        "sparsity": f"{100 * target.value:g} % sparsity",
+        "latency_speed_up": f"{target.value:g}x as fast",
+    }
+    return titles[target.quantity]
 
 
-def _title(target: str) -> str:
-    quantity, value = _order(target)
-    titles = {SPEED_UP: f"{value:g}x fewer multiply-adds", "sparsity": f"{100 * value:g} % sparsity"}
-    return titles.get(quantity, target)
+def _not_ranked(names: set[str]) -> str:
+    return f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(names))}."
 
 
-def _unseen(table: pandas.DataFrame, settings: pandas.DataFrame) -> Iterator[str]:
-    if table.groupby("setting").size().max() > 1:
-        yield from _ranks(ranking(table), settings)
-    else:
-        yield f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(set(table['setting'])))}."
-
-
-def _head(table: pandas.DataFrame, parts: Mapping[str, Ranking], picture: str, data: str) -> Iterator[str]:
+def _head(table: pandas.DataFrame, picture: str, data: str, rankings: Sequence[Ranking]) -> Iterator[str]:
     own, images = table[table["control"] == ""], table["images"].max()
     budget = "" if math.isnan(images) else f", at most {int(images):,} training images for all stages of a plan"
     methods, settings = own["method"].nunique(), own["setting"].nunique()
@@ -123,9 +131,10 @@ def _head(table: pandas.DataFrame, parts: Mapping[str, Ranking], picture: str, d
     yield f"{counts}, {table['seed'].nunique()} seeds, {len(table)} runs."
     spent = f"{int(table['trainings'].sum())} trainings, {table['hours'].sum():.1f} hours of all processes together"
     yield f"Trained on {_each(table['device'])}: {spent}; what several plans share counts once."
-    pairs = sum(len(part.adjusted) for part in parts.values())
-    apart = sum(part.told_apart * len(part.adjusted) for part in parts.values()) / max(1, pairs)
-    yield f"Of {pairs} pairs of settings that are ranked together {100 * apart:.0f} % are told apart."
+    pairs = {pair: found.apart(*pair) for found in reversed(rankings) for pair in found.adjusted}
+    if pairs:
+        share = f"{100 * sum(pairs.values()) / len(pairs):.0f} %"
+        yield f"Of {len(pairs)} pairs of settings that are ranked together {share} are told apart."
     yield f"Data of every run: [{data}]({data})."
     yield ""
     yield f"![Accuracy against multiply-adds, measured latency, bytes and images]({picture})"
@@ -142,7 +151,8 @@ def _each(column: pandas.Series[str]) -> str:
 
 RANKS_TEXT = """## Ranks
 
-The settings of one target, and beside fewer multiply-adds the dense networks with as few, up to a tenth.
+The settings of one target, and in the tables of a speed-up the dense networks whose own differs by less than a tenth.
+A setting that missed its target by more than its tolerance (5 % of a speed-up, 0.01 of a sparsity) says so.
 Top-1 of the deployed network after the last epoch, mean over the seeds with a 95 % confidence interval, and the
 standard deviation of the seeds. Settings that share a letter are not told apart: t tests of all pairs of a
 table, corrected by Holm's method. The variance of a setting is drawn towards that of all, as far as they agree (Smyth
@@ -170,7 +180,14 @@ def _ranks(found: Ranking, settings: pandas.DataFrame) -> Iterator[str]:
     for place, name in enumerate(found.names, start=1):
         row = settings.loc[name]
         accuracy = [f"{row['top1']:.2f}", interval(found, name), _shown(row["spread"], "{:.2f}"), found.letters[name]]
-        cells = [place, name, row["seeds"], *accuracy, _shown(row["macs"]), _shown(row["speed_up"], "{:.2f}x")]
+        cells = [
+            place,
+            f"{name} (missed)" if row["missed"] else name,
+            row["seeds"],
+            *accuracy,
+            _shown(row["macs"]),
+            _shown(row["speed_up"], "{:.2f}x"),
+        ]
         cells += [f"{100 * row['sparsity']:.1f} %" if row["sparsity"] > 0 else ""]
         cells += [
             *(_timed(row, batch, row["method"] != DENSE) for batch in TIMES),
@@ -211,11 +228,12 @@ def _claims(found: Ranking) -> Iterator[str]:
             yield f"| {claim} | {' | '.join(verdict)} |"
     if waiting:
         yield ""
-        yield "Cannot be judged yet:"
+        yield "Cannot be judged yet (settings that see no training images are not judged):"
         yield ""
         yield from (f"* {line}" for line in waiting)
 
 
-CLAIMS_TEXT = """Held: the two settings are told apart in the order of the claim; not held: in the other; not told: not
-told apart. A claim that allows for a point is held where a loss of a point or more is ruled out, and not held where
-less is. Two-sided t tests with the variances of the ranks, corrected among these claims by Holm's method."""
+CLAIMS_TEXT = """Held: the means differ significantly, in the order of the claim; not held: in the other; not told: they
+do not. A claim that allows for a point is held where a loss of a point or more is ruled out, and not held where a
+smaller one is. Two-sided t tests with the variances of the ranks, corrected among these claims by Holm's method, so
+that two settings of one letter may differ here: a table has more pairs."""

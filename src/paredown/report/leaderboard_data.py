@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paredown.core.constraints import make
 from paredown.core.errors import UserError
 from paredown.core.files import read_json
+from paredown.core.target import Target
 from paredown.report.grouping import CONTROL, Described, controlled, identity, key, label, labels, varied
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ TIMES = ("ms_b1", "ms_b32")
 SPENT = ("trainings", "hours")  # columns of what a run trained and no run above it: their sums are those of all
 SECONDS_AN_HOUR = 3600
 TAGS = ("setting", "method", "target", "control", "of", "seed", "model", "dataset", "device", "code", "key")
+NO_TARGET = "none"  # the tag of a run without a target
 LABELLED = ("method", "target", "model", CONTROL)  # the tags that a label is made of
 ONE_RUN = ["key", "seed"]
 
@@ -140,9 +143,24 @@ def load(path: Path) -> pandas.DataFrame:
         raise _damaged(path, "column seed has more than whole numbers")
     if not (table["top1"].between(0, 100) & table[list(SPENT)].notna().all(axis=1)).all():
         raise _damaged(path, "a row is cut, or its top1 is no percentage")
+    try:
+        [target_of(text) for text in table["target"].unique()]
+    except UserError as error:
+        raise _damaged(path, str(error)) from error
     if table.duplicated(ONE_RUN).any():
         raise _damaged(path, "a run stands there twice")
     return table
+
+
+def target_of(text: str) -> Target | None:
+    """Return the target that the tag `text` names; None for a run without one. Raise UserError for what names none."""
+    if text in ("", NO_TARGET):
+        return None
+    quantity, _, value = text.partition("=")
+    try:
+        return make(Target, {"quantity": quantity, "value": float(value)}, "target")
+    except ValueError as error:
+        raise UserError(f"{text!r} is no target") from error
 
 
 def _damaged(path: Path, why: str) -> UserError:
