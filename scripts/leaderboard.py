@@ -118,9 +118,9 @@ def _make(request: Request, runs: pandas.DataFrame, published: Board | None, fol
     table = leaderboard_data.load(folder / leaderboard_data.RUNS)
     (folder / PAGE).write_text(leaderboard.page(table, PICTURE, leaderboard_data.RUNS))
     seen, _ = leaderboard.split(table)
-    ranking = leaderboard.ranking(seen)
-    leaderboard_picture.save(seen, ranking, folder / PICTURE)
-    leaderboard_picture.save(seen, ranking, folder / FRONT, ["macs"])
+    half_width = leaderboard.half_widths(leaderboard.rankings(seen))
+    leaderboard_picture.save(seen, half_width, folder / PICTURE)
+    leaderboard_picture.save(seen, half_width, folder / FRONT, ["macs"])
 
 
 if __name__ == "__main__":

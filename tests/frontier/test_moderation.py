@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from paredown.frontier.moderation import moderate
 
@@ -27,6 +28,23 @@ def test_the_prior_that_variances_were_drawn_from_is_found(freedom: int) -> None
     )
     error = np.mean((np.log(found.variances) - np.log(true)) ** 2)
     assert error < 0.5 * np.mean((np.log(drawn) - np.log(true)) ** 2)  # nearer to the truth than the samples' own
+
+
+def test_a_variance_of_another_kind_stands_for_itself_and_takes_no_weight_from_the_others() -> None:
+    drawn = list(0.3 * stats.chi2.ppf((np.arange(12) + 0.5) / 12, 2) / 2)  # of one variance
+    found, alone = moderate([*drawn, 80.0], [2] * 13), moderate(drawn, [2] * 12)
+    assert found.variances[-1] == 80.0 and found.freedoms[-1] == 2
+    assert list(found.variances[:-1]) == list(alone.variances) and list(found.freedoms[:-1]) == list(alone.freedoms)
+    assert moderate([*drawn, 1.0], [2] * 13).variances[-1] < 1.0  # F(2, 24) = 3 or so of thirteen is no outlier
+
+
+def test_outliers_are_seldom_found_where_there_is_none() -> None:
+    """Among ten variances of one prior. The prior is estimated from few, so that it is more than one time in 100."""
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(400):
+        drawn = 0.3 * 6 / rng.chisquare(6, 10) * rng.chisquare(2, 10) / 2
+        found += bool((moderate(drawn, [2] * 10).variances == drawn).any())
+    assert found <= 0.1 * 400
 
 
 def test_one_value_gets_the_common_variance_and_none_with_two_is_refused() -> None:

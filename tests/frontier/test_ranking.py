@@ -67,17 +67,6 @@ def test_names_share_a_letter_exactly_if_they_are_alike(number: int, data: st.Da
     assert all(found.values()) and found[names[0]].startswith("a")
 
 
-def test_a_part_of_a_ranking_keeps_the_variances_of_all_and_adjusts_for_its_own_pairs() -> None:
-    rng = np.random.default_rng(1)
-    whole = rank({f"n{i}": rng.normal(70 + i / 2, 0.3, 3) for i in range(8)})
-    part = whole.among({"n2", "n5", "n4"})
-    assert part.names == tuple(name for name in whole.names if name in {"n2", "n4", "n5"})
-    assert part.half_width == {name: whole.half_width[name] for name in part.names}
-    raw = {frozenset(pair): whole.p_value(*pair) for pair in itertools.combinations(part.names, 2)}
-    assert part.adjusted == dict(zip(raw, holm(list(raw.values())), strict=True))
-    assert whole.among([]).names == () and whole.among([]).told_apart == 0
-
-
 def test_a_slack_moves_the_mean_that_is_tested() -> None:
     one, other = [90.1, 90.4, 90.2], [89.0, 89.4, 89.1]
     found = rank({"a": one, "b": other})

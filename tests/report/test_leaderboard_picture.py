@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 
-from paredown.report import leaderboard, leaderboard_picture
+from paredown.frontier.ranking import rank
+from paredown.report import leaderboard_picture
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,13 @@ def table() -> pandas.DataFrame:
     return pandas.DataFrame([*rows, *(rows[0] | control | {"seed": seed} for seed in range(3))])
 
 
+def drawn(table: pandas.DataFrame) -> Any:
+    half = rank({str(name): rows["top1"].to_numpy() for name, rows in table.groupby("setting")}).half_width
+    return leaderboard_picture.draw(table, half)
+
+
 def test_every_method_is_named_once_a_panel_and_no_name_covers_another(table) -> None:
-    picture = leaderboard_picture.draw(table, leaderboard.ranking(table))
+    picture = drawn(table)
     picture.canvas.draw()
     assert [axes.get_xlabel().split()[0] for axes in picture.axes] == ["multiply-adds", "latency", "bytes,", "images"]
     assert picture.get_figwidth() * picture.dpi == 832
@@ -48,14 +55,14 @@ def test_every_method_is_named_once_a_panel_and_no_name_covers_another(table) ->
 def test_a_setting_at_chance_squeezes_no_axis_and_is_not_named(table) -> None:
     chance = table[table["method"] == "method_00"].assign(method="chance", setting="chance", top1=10.0)
     every = pandas.concat([table, chance], ignore_index=True)
-    picture = leaderboard_picture.draw(every, leaderboard.ranking(every))
+    picture = drawn(every)
     assert all(axes.get_ylim()[0] > 40 for axes in picture.axes)
     assert all("chance" not in {text.get_text() for text in axes.texts} for axes in picture.axes)
 
 
 def test_axes_end_at_the_bounds_of_an_accuracy_and_fit_the_costs(table) -> None:
     table = table[table["control"] == ""].assign(top1=lambda t: t["top1"] * (t["seed"] == 0))  # 0, 0 and 60 to 78 %
-    picture = leaderboard_picture.draw(table, leaderboard.ranking(table))
+    picture = drawn(table)
     for axes in picture.axes:
         low, high = axes.get_ylim()
         assert 0 <= low < high <= 100

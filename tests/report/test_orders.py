@@ -21,7 +21,7 @@ def ranked(spread: float = 0.1, **means: float) -> Ranking:
 
 
 def of(found: Ranking, words: str) -> tuple[str, str, str]:
-    (verdict,) = [verdict for text, verdict in verdicts(found) if text.startswith(words) and "90 %" not in text]
+    (verdict,) = [verdict for text, verdict in verdicts([found]) if text.startswith(words) and "90 %" not in text]
     return verdict
 
 
@@ -63,10 +63,10 @@ def test_the_side_that_is_missing_is_named() -> None:
     assert of(found, "SNIP is above random") == ("not run: snip sparsity=0.98 control=uniform", "", "")
     assert of(found, "magnitude after training is above GraSP") == ("not run: grasp sparsity=0.98", "", "")
     assert of(found, "unstructured") == ("not run: ssc sparsity=0.98", "", "")
-    shares = [text for text, verdict in verdicts(found) if "magnitude sparsity=0.9," in verdict[0]]
+    shares = [text for text, verdict in verdicts([found]) if "magnitude sparsity=0.9," in verdict[0]]
     assert len(shares) == 4 and all(text.endswith("at 90 %") for text in shares)
     assert of(ranked(snip=60.0, uniform=50.0), "SNIP is above random")[0] == "held"
-    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS) == len(list(verdicts(found)))
+    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS) == len(list(verdicts([found])))
 
 
 def test_a_control_is_not_taken_for_its_point() -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 FLOOR = 1e-5  # of the median variance: a variance of 0, of equal values, is taken for this much (limma)
 BRACKET = 1e-6, 1e6  # degrees of freedom of a prior that are told from none and from infinitely many
+FEWEST = 3  # variances, of which one more can be told
+SIGNIFICANT = 0.01
 Floats = NDArray[np.float64]
 
 
@@ -27,14 +29,49 @@ class Moderated:
 
 def moderate(variances: Sequence[float], freedoms: Sequence[int]) -> Moderated:
     """Return sample variances (n,) of `freedoms` degrees of freedom each as means of themselves and of the common one,
-    weighted by degrees of freedom (Smyth 2004, eq. 5). A sample of one value, of 0 degrees, gets the common one.
+    weighted by degrees of freedom (Smyth 2004, eq. 5). A variance too large for what the others were drawn from
+    (`_outliers`) stays as it is, and out of the common one. A sample of one value, of 0 degrees, which may scatter as
+    any, gets that common to all.
 
     A variance is never of more degrees than all samples together have. Raise ValueError where none has any.
     """
     found, freedom = np.asarray(variances, dtype=np.float64), np.asarray(freedoms, dtype=np.float64)
-    total = float(freedom.sum())
-    if not total:
+    if not freedom.sum():
         raise ValueError("no sample has two values: nothing says how much they vary")
+    apart = _outliers(found, freedom)
+    alike = _moderated(found[~apart], freedom[~apart])
+    every = _moderated(found, freedom)
+    values, degrees = np.where(freedom > 0, found, every.variances), np.where(freedom > 0, freedom, every.freedoms)
+    values[~apart & (freedom > 0)] = alike.variances[freedom[~apart] > 0]
+    degrees[~apart & (freedom > 0)] = alike.freedoms[freedom[~apart] > 0]
+    return Moderated(values, degrees, alike.prior, alike.weight)
+
+
+def _outliers(variances: Floats, freedoms: Floats) -> NDArray[np.bool_]:
+    """Return which variances are too large to have been drawn as the others were: the largest, as long as an F test
+    against the prior of all smaller ones, corrected for their number (Bonferroni), is significant.
+
+    One such variance would leave the prior next to no weight for all (Phipson et al. 2016).
+    """
+    apart = np.zeros(len(variances), dtype=bool)
+    for place in np.argsort(np.where(freedoms > 0, -variances, np.inf), kind="stable"):
+        others = ~apart & (freedoms > 0)
+        others[place] = False
+        if others.sum() < FEWEST:
+            break
+        common = _moderated(variances[others], freedoms[others])
+        if not common.prior:
+            break
+        within = float(freedoms[others].sum())
+        p = stats.f.sf(variances[place] / common.prior, freedoms[place], min(common.weight, within))
+        if p * (others.sum() + 1) >= SIGNIFICANT:
+            break
+        apart[place] = True
+    return apart
+
+
+def _moderated(found: Floats, freedom: Floats) -> Moderated:
+    total = float(freedom.sum())
     pooled = float(np.where(freedom > 0, found * freedom, 0).sum()) / total
     weight, prior = _prior(found[freedom > 0], freedom[freedom > 0], pooled)
     if np.isinf(weight):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +38,6 @@ class Ranking:
         """Return the two-sided p-value, not adjusted, of the means of `one`, plus `slack`, and `other` being equal."""
         return _p_value(self.means[one] + slack - self.means[other], self.errors[one], self.errors[other])
 
-    def among(self, names: Collection[str]) -> Ranking:
-        """Return the ranking of `names` alone: their variances as moderated here, p-values adjusted for their pairs."""
-        return _ranking([name for name in self.names if name in names], self.means, self.errors, self.confidence)
-
     @property
     def told_apart(self) -> float:
         """The fraction of the pairs that are told apart."""
@@ -64,20 +60,13 @@ def rank(samples: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> Ra
     means = {name: mean(array) for name, array in values.items()}
     names = sorted(values, key=lambda name: -means[name])
     errors = dict(zip(names, _errors([values[name] for name in names]), strict=True))
-    return _ranking(names, means, errors, confidence)
-
-
-def _ranking(
-    names: Sequence[str], means: Mapping[str, float], errors: Mapping[str, Error], confidence: float
-) -> Ranking:
     within = (1 + confidence) / 2
-    half = {name: float(stats.t.ppf(within, errors[name][1]) * np.sqrt(errors[name][0])) for name in names}
+    half = {name: float(stats.t.ppf(within, freedom) * np.sqrt(error)) for name, (error, freedom) in errors.items()}
     pairs = list(itertools.combinations(names, 2))
     raw = [_p_value(means[a] - means[b], errors[a], errors[b]) for a, b in pairs]
     adjusted = {frozenset(pair): p for pair, p in zip(pairs, holm(raw), strict=True)}
     alike = [pair for pair in pairs if adjusted[frozenset(pair)] >= 1 - confidence]
-    own = {name: means[name] for name in names}, half, {name: errors[name] for name in names}
-    return Ranking(tuple(names), *own, adjusted, letters(names, alike), confidence)
+    return Ranking(tuple(names), means, half, errors, adjusted, letters(names, alike), confidence)
 
 
 def _errors(samples: Sequence[NDArray[np.float64]]) -> list[Error]:

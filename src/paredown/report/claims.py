@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paredown.frontier.ranking import Ranking, holm
@@ -86,26 +86,36 @@ CLAIMS = (
 )
 
 
-def verdicts(found: Ranking) -> Iterator[tuple[str, Verdict]]:
-    """Yield the text of each of CLAIMS, and whether it holds in the ranking `found`, or which setting is not in it.
+def verdicts(rankings: Sequence[Ranking]) -> Iterator[tuple[str, Verdict]]:
+    """Yield the text of each of CLAIMS, and whether it holds in that of `rankings` which has both sides, or which
+    setting is in none.
 
     A claim holds if the mean of its better side, plus its slack, is above that of the worse one by a t test whose
     p-values are adjusted among the claims (Holm)."""
-    sides = {claim: [_named(words, found.names) for words in (claim.better, claim.worse)] for claim in CLAIMS}
-    run = {claim: (better, worse) for claim, (better, worse) in sides.items() if better and worse}
-    adjusted = holm([found.p_value(*pair, claim.slack) for claim, pair in run.items()])
-    judged = {claim: _verdict(found, claim, *run[claim], p) for claim, p in zip(run, adjusted, strict=True)}
+    run = {claim: sides for claim in CLAIMS if (sides := _sides(claim, rankings))}
+    adjusted = holm([found.p_value(better, worse, claim.slack) for claim, (found, better, worse) in run.items()])
+    judged = {claim: _verdict(*run[claim], claim.slack, p) for claim, p in zip(run, adjusted, strict=True)}
+    every = tuple(name for found in rankings for name in found.names)
     for claim in CLAIMS:
         if claim in judged:
             yield claim.text, judged[claim]
         else:
-            names = zip((claim.better, claim.worse), sides[claim], strict=True)
-            yield claim.text, (f"{NOT_RUN}: {', '.join(words for words, name in names if not name)}", "", "")
+            absent = [words for words in (claim.better, claim.worse) if not _named(words, every)]
+            why = f"{NOT_RUN}: {', '.join(absent)}" if absent else f"{NOT_RUN} at equal cost: {claim.better}"
+            yield claim.text, (why, "", "")
 
 
-def _verdict(found: Ranking, claim: Claim, better: str, worse: str, p: float) -> Verdict:
+def _sides(claim: Claim, rankings: Sequence[Ranking]) -> tuple[Ranking, str, str] | None:
+    for found in rankings:
+        better, worse = (_named(words, found.names) for words in (claim.better, claim.worse))
+        if better and worse:
+            return found, better, worse
+    return None
+
+
+def _verdict(found: Ranking, better: str, worse: str, slack: float, p: float) -> Verdict:
     lead = found.means[better] - found.means[worse]
-    told = HELD if lead + claim.slack > 0 else NOT_HELD
+    told = HELD if lead + slack > 0 else NOT_HELD
     return (told if p < 1 - found.confidence else NOT_TOLD), f"{lead:+.2f}", f"{p:.2g}"
 
 

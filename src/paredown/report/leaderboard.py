@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paredown.core.errors import UserError
@@ -22,8 +22,22 @@ CLOSE = 0.1  # of a speed-up: dense networks whose own differs less are ranked b
 SHOWN = ("bytes", "images", "other_images")
 
 
-def ranking(table: pandas.DataFrame) -> Ranking:
-    """Rank the settings of `table` by top-1. Raise UserError as `rank` raises ValueError."""
+def rankings(table: pandas.DataFrame) -> dict[str, Ranking]:
+    """Return the rankings by top-1 of the settings of `table` that are compared, by title; a part none of whose
+    settings has two seeds has none. Raise UserError where there is none at all, and for an accuracy that is NaN."""
+    several = table.groupby("setting").size() > 1
+    parts = {title: names for title, names in _parts(table).items() if several[list(names)].any()}
+    if not parts:
+        raise UserError("the leaderboard cannot be ranked: no setting has two seeds: nothing says how much they vary")
+    return {title: _ranking(table[table["setting"].isin(names)]) for title, names in parts.items()}
+
+
+def half_widths(found: Mapping[str, Ranking]) -> dict[str, float]:
+    """Return that of the confidence interval of each setting of `found`; of two rankings, in the first."""
+    return {name: half for part in reversed([*found.values()]) for name, half in part.half_width.items()}
+
+
+def _ranking(table: pandas.DataFrame) -> Ranking:
     try:
         return rank({str(name): group["top1"].to_numpy(float) for name, group in table.groupby("setting")})
     except ValueError as error:
@@ -56,17 +70,14 @@ def page(table: pandas.DataFrame, picture: str, data: str) -> str:
             raise UserError(f"a leaderboard is of one {name}, these runs are of {', '.join(several)}")
     table = timed_alike(table)
     (seen, unseen), settings = split(table), _settings(table)
-    found = ranking(seen)
-    parts = {title: found.among(names) for title, names in _targets(settings.loc[list(found.names)]).items()}
-    without = ranking(unseen) if not unseen.empty and unseen.groupby("setting").size().max() > 1 else None
-    lines = [*_head(table, picture, data, [*parts.values(), *([without] if without else [])])]
-    lines += ["", *RANKS_TEXT.splitlines()]
-    for title, part in parts.items():
-        lines += ["", f"### {title}", "", *_ranks(part, settings)]
+    found = rankings(seen)
+    apart = {} if unseen.empty or unseen.groupby("setting").size().max() == 1 else {"": _ranking(unseen)}
+    lines = [*_head(table, picture, data, [*found.values(), *apart.values()]), "", *RANKS_TEXT.splitlines()]
+    for title, names in _parts(seen).items():
+        lines += ["", f"### {title}", "", *_ranks(found.get(title), names, settings)]
     if not unseen.empty:
-        lines += ["", *UNSEEN_TEXT.splitlines(), ""]
-        lines += _ranks(without, settings) if without else [_not_ranked(set(unseen["setting"]))]
-    return "\n".join([*lines, "", *_claims(found)]) + "\n"
+        lines += ["", *UNSEEN_TEXT.splitlines(), "", *_ranks(apart.get(""), set(unseen["setting"]), settings)]
+    return "\n".join([*lines, "", *_claims(list(found.values()))]) + "\n"
 
 
 def _settings(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -88,9 +99,10 @@ def _missed(row: pandas.Series[Any]) -> bool:
     return target is not None and abs(reached - target.value) > target.tolerance
 
 
-def _targets(settings: pandas.DataFrame) -> dict[str, set[str]]:
-    """Return the names of the `settings` that are ranked together, by title: those of one target, and in tables of a
+def _parts(table: pandas.DataFrame) -> dict[str, set[str]]:
+    """Return the names of the settings of `table` that are ranked together, by title: those of one target, and with a
     speed-up the dense networks of about the same."""
+    settings = _settings(table)
     dense = settings.index[settings["method"] == DENSE]
     parts = {"Dense": set(dense)} if len(dense) else {}
     targets = {target for text in settings["target"] if (target := target_of(text))}
@@ -112,10 +124,6 @@ def _title(target: Target) -> str:
         "latency_speed_up": f"{target.value:g}x as fast",
     }
     return titles[target.quantity]
-
-
-def _not_ranked(names: set[str]) -> str:
-    return f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(names))}."
 
 
 def _head(table: pandas.DataFrame, picture: str, data: str, rankings: Sequence[Ranking]) -> Iterator[str]:
@@ -154,10 +162,10 @@ RANKS_TEXT = """## Ranks
 The settings of one target, and in the tables of a speed-up the dense networks whose own differs by less than a tenth.
 A setting that missed its target by more than its tolerance (5 % of a speed-up, 0.01 of a sparsity) says so.
 Top-1 of the deployed network after the last epoch, mean over the seeds with a 95 % confidence interval, and the
-standard deviation of the seeds. Settings that share a letter are not told apart: t tests of all pairs of a
-table, corrected by Holm's method. The variance of a setting is drawn towards that of all, as far as they agree (Smyth
-2004): three seeds alone say little of it. Plans that begin with the same dense training share it, seed by seed, which
-makes the tests cautious.
+standard deviation of the seeds. Settings that share a letter are not told apart: t tests of all pairs of a table,
+corrected by Holm's method. The variance of a setting is drawn towards that of its table, as far as they agree (Smyth
+2004), but for one that no other is like: three seeds alone say little of it. Plans that begin with the same dense
+training share it, seed by seed, which makes the tests cautious.
 Latency: the fastest exact form of the network on one thread, of one seed, and in brackets how many times as fast a
 compressed network was as the fastest form of the dense one in the same turns; empty where it was not timed, or on
 another device than most settings. Other images: of searches, scoring, distillation and batch norms.
@@ -174,7 +182,10 @@ HEAD = " | ".join(
 )
 
 
-def _ranks(found: Ranking, settings: pandas.DataFrame) -> Iterator[str]:
+def _ranks(found: Ranking | None, names: Collection[str], settings: pandas.DataFrame) -> Iterator[str]:
+    if found is None:
+        yield f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(names))}."
+        return
     yield f"| {HEAD} |"
     yield f"|{'---|' * (HEAD.count('|') + 1)}"
     for place, name in enumerate(found.names, start=1):
@@ -213,8 +224,8 @@ def _shown(value: float, form: str = "") -> str:
     return "" if math.isnan(value) else form.format(value) if form else si(value)
 
 
-def _claims(found: Ranking) -> Iterator[str]:
-    rows = list(verdicts(found))
+def _claims(rankings: Sequence[Ranking]) -> Iterator[str]:
+    rows = list(verdicts(rankings))
     judged = [(claim, verdict) for claim, verdict in rows if not verdict[0].startswith(NOT_RUN)]
     waiting = [f"{claim}, {verdict[0]}" for claim, verdict in rows if verdict[0].startswith(NOT_RUN)]
     yield "## What literature says"

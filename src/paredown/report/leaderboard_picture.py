@@ -3,7 +3,7 @@ a dotted line joins its name and its best point. A line joins the dense networks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from paredown.core.formatting import si
 from paredown.frontier.naming import LINE, Named, write_names
 from paredown.frontier.picture import MARKERS
 from paredown.frontier.plots import style
-from paredown.frontier.ranking import Ranking
 from paredown.report.leaderboard import DENSE, timed_alike
 
 if TYPE_CHECKING:
@@ -34,14 +33,16 @@ SHARE = 0.5  # of the best accuracy, below which a setting would squeeze all oth
 WIDE = 8.0  # ratio from which 1, 2 and 5 are ticks enough
 
 
-def save(table: pandas.DataFrame, found: Ranking, path: Path, costs: Sequence[str] = tuple(PANELS)) -> None:
+def save(
+    table: pandas.DataFrame, half_width: Mapping[str, float], path: Path, costs: Sequence[str] = tuple(PANELS)
+) -> None:
     """Write the picture of the leaderboard's `table` to `path` as a PNG."""
-    draw(table, found, costs).savefig(path)
+    draw(table, half_width, costs).savefig(path)
 
 
-def draw(table: pandas.DataFrame, found: Ranking, costs: Sequence[str] = tuple(PANELS)) -> Any:
+def draw(table: pandas.DataFrame, half_width: Mapping[str, float], costs: Sequence[str] = tuple(PANELS)) -> Any:
     """Return the picture of the leaderboard's `table`, a panel of each of `costs` below the other; panels of costs that
-    no run has are left out."""
+    no run has are left out. A setting without a `half_width`, as it is not ranked, has no interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,14 +57,16 @@ def draw(table: pandas.DataFrame, found: Ranking, costs: Sequence[str] = tuple(P
     FigureCanvasAgg(picture)
     axes = picture.subplots(len(panels), 1, squeeze=False).flatten()
     for place, (name, title) in zip(axes, panels.items(), strict=True):
-        _panel(place, means[means[name].notna()], found, methods, name, title)
+        _panel(place, means[means[name].notna()], half_width, methods, name, title)
     return picture
 
 
-def _panel(axes: Any, means: pandas.DataFrame, found: Ranking, methods: list[str], name: str, title: str) -> None:
+def _panel(
+    axes: Any, means: pandas.DataFrame, half_width: Mapping[str, float], methods: list[str], name: str, title: str
+) -> None:
     for method, rows in means.sort_values(name).groupby("method"):
         colour, symbol = style(methods.index(str(method)))
-        half = np.array([found.half_width[setting] for setting in rows.index])
+        half = np.array([half_width.get(str(setting), 0.0) for setting in rows.index])
         reach = np.minimum(half, rows["top1"]), np.minimum(half, FULL - rows["top1"])
         bars = {"yerr": reach, "ls": "", "lw": 0.8, "capsize": 2}
         if method == DENSE:
