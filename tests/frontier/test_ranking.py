@@ -48,10 +48,21 @@ def test_settings_that_scatter_differently_are_seldom_told_apart_by_chance() -> 
     assert found <= 10  # 5 are expected
 
 
-def test_a_setting_that_scatters_has_a_wider_interval_and_one_of_one_seed_that_of_all() -> None:
+def test_a_few_settings_that_scatter_find_no_differences_and_take_no_power_from_the_others() -> None:
+    rng, trials, found = np.random.default_rng(0), 100, 0
+    for _ in range(trials):
+        spreads = [*10 * [0.7], 3.0, 4.0, 8.0]
+        found += rank({f"n{i}": rng.normal(65, spread, 3) for i, spread in enumerate(spreads)}).told_apart > 0
+    assert found <= 10  # 5 are expected
+    one = {f"n{i}": 66 - i + 0.5 * np.array([-1.0, 0.0, 1.0]) for i in range(8)}
+    wild = {"low": [42.0, 52.0, 59.0], "lower": [49.0, 51.0, 58.0]}
+    assert rank(one | wild).apart("n0", "n4")
+
+
+def test_a_setting_that_scatters_has_a_wider_interval_and_one_of_one_seed_that_of_its_level() -> None:
     rng = np.random.default_rng(0)
     quiet = {f"n{i}": rng.normal(80, 0.2, 3) for i in range(20)}
-    found = rank(quiet | {"loud": [60.0, 70.0, 80.0], "once": [81.0]})
+    found = rank(quiet | {"loud": [60.0, 70.0, 80.0], "once": [80.4]})
     assert found.half_width["loud"] > 5 * found.half_width["n0"]
     assert 1 < found.half_width["once"] / found.half_width["n0"] < 10 and not found.apart("once", "n0")
 

@@ -48,9 +48,10 @@ def rank(samples: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> Ra
     """Rank the settings of `samples` (accuracies by name, one per seed), the highest mean first.
 
     Each pair is compared by a t test whose variances are moderated (`moderation.moderate`): those of two or three seeds
-    are too rough to test by, and one variance for all would find differences among settings that scatter much. Where
-    the variances differ no more than by chance they are one, and the test is R's pairwise.t.test. All p-values are
-    adjusted by Holm's method. Raise ValueError where no setting has two seeds or an accuracy is NaN.
+    are too rough to test by, and one variance for all would find differences among settings that scatter much, as those
+    of low accuracy may. Where the variances differ no more than by chance they are one, but for a trend, and the test
+    is R's pairwise.t.test. All p-values are adjusted by Holm's method. Raise ValueError where no setting has two seeds
+    or an accuracy is NaN.
     """
     values = {name: np.asarray(sample, dtype=np.float64) for name, sample in samples.items()}
     if wrong := [name for name, array in values.items() if np.isnan(array).any()]:
@@ -72,7 +73,7 @@ def rank(samples: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> Ra
 def _errors(samples: Sequence[NDArray[np.float64]]) -> list[Error]:
     """Return the squared standard error of each sample's mean with its degrees of freedom."""
     variances = [float(np.var(array, ddof=1)) if len(array) > 1 else 0.0 for array in samples]
-    found = moderate(variances, [len(array) - 1 for array in samples])
+    found = moderate(variances, [len(array) - 1 for array in samples], [float(array.mean()) for array in samples])
     each = zip(found.variances, found.freedoms, samples, strict=True)
     return [(float(variance) / len(array), float(freedom)) for variance, freedom, array in each]
 

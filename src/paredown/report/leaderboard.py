@@ -163,9 +163,9 @@ The settings of one target, and in the tables of a speed-up the dense networks w
 A setting that missed its target by more than its tolerance (5 % of a speed-up, 0.01 of a sparsity) says so.
 Top-1 of the deployed network after the last epoch, mean over the seeds with a 95 % confidence interval, and the
 standard deviation of the seeds. Settings that share a letter are not told apart: t tests of all pairs of a table,
-corrected by Holm's method. The variance of a setting is drawn towards that of its table, as far as they agree (Smyth
-2004), but for one that no other is like: three seeds alone say little of it. Plans that begin with the same dense
-training share it, seed by seed, which makes the tests cautious.
+corrected by Holm's method. The variance of a setting is drawn towards that of its table at its accuracy, as far as
+they agree (Smyth 2004; a trend as of Law et al. 2014, from six settings on): three seeds alone say little of it. Plans
+that begin with the same dense training share it, seed by seed, which makes the tests cautious.
 Latency: the fastest exact form of the network on one thread, of one seed, and in brackets how many times as fast a
 compressed network was as the fastest form of the dense one in the same turns; empty where it was not timed, or on
 another device than most settings. Other images: of searches, scoring, distillation and batch norms.
