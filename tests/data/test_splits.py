@@ -34,7 +34,7 @@ def test_the_seed_chooses_and_the_choice_never_changes():
 
 @given(
     counts=st.lists(st.integers(4, 40), min_size=2, max_size=6),
-    validation=st.one_of(st.integers(0, 8), st.floats(0, 0.5)),
+    validation=st.one_of(st.integers(0, 6), st.floats(0, 0.5)),  # 7 of two classes of 4 leave one without any
     fraction=st.floats(0.01, 1),
 )
 def test_any_split_is_disjoint_exact_and_fair(counts, validation, fraction):
