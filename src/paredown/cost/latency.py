@@ -114,9 +114,6 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}  # in /proc/cpuinfo
-
-
 def device_name(device: torch.device) -> str:
     """Return the model name of the processor or GPU `device`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
@@ -150,5 +147,5 @@ def _model_name(cpuinfo: str) -> str:
     name = found.get("model name", "")
     if not name or any(letter.isdigit() for letter in re.sub("@.*|version.*", "", name)):
         return name
-    numbers = [f"{word} {found.get(key, '?')}" for word, key in NUMBERS.items()]
-    return f"{name} ({', '.join(numbers)})"
+    family, model, stepping = (found.get(key, "?") for key in ("cpu family", "model", "stepping"))
+    return f"{name} (family {family}, model {model}, stepping {stepping})"

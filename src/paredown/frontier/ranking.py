@@ -38,11 +38,6 @@ class Ranking:
         """Return the two-sided p-value, not adjusted, of the means of `one`, plus `slack`, and `other` being equal."""
         return _p_value(self.means[one] + slack - self.means[other], self.errors[one], self.errors[other])
 
-    @property
-    def told_apart(self) -> float:
-        """The fraction of the pairs that are told apart."""
-        return sum(p < 1 - self.confidence for p in self.adjusted.values()) / max(1, len(self.adjusted))
-
 
 def rank(samples: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> Ranking:
     """Rank the settings of `samples` (accuracies by name, one per seed), the highest mean first.

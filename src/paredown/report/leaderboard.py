@@ -71,12 +71,13 @@ def page(table: pandas.DataFrame, picture: str, data: str) -> str:
     table = timed_alike(table)
     (seen, unseen), settings = split(table), _settings(table)
     found = rankings(seen)
-    apart = {} if unseen.empty or unseen.groupby("setting").size().max() == 1 else {"": _ranking(unseen)}
-    lines = [*_head(table, picture, data, [*found.values(), *apart.values()]), "", *RANKS_TEXT.splitlines()]
+    without = _ranking(unseen) if len(unseen) and unseen.groupby("setting").size().max() > 1 else None
+    every = [*found.values(), *([without] if without else [])]
+    lines = [*_head(table, picture, data, every), "", *RANKS_TEXT.splitlines()]
     for title, names in _parts(seen).items():
         lines += ["", f"### {title}", "", *_ranks(found.get(title), names, settings)]
     if not unseen.empty:
-        lines += ["", *UNSEEN_TEXT.splitlines(), "", *_ranks(apart.get(""), set(unseen["setting"]), settings)]
+        lines += ["", *UNSEEN_TEXT.splitlines(), "", *_ranks(without, set(unseen["setting"]), settings)]
     return "\n".join([*lines, "", *_claims(list(found.values()))]) + "\n"
 
 
@@ -88,7 +89,7 @@ def _settings(table: pandas.DataFrame) -> pandas.DataFrame:
     rows = groups.agg(dict.fromkeys(METRICS, lambda column: mean(column.dropna())))
     rows = rows.join(groups.agg(seeds=("seed", "nunique"), spread=("top1", "std")))
     rows = rows.join(groups[["method", "target"]].first())
-    rows["speed_up"] = (rows["macs"] * rows["speed_up"]).max() / rows["macs"]
+    rows["speed_up"] = (table["macs"] * table["speed_up"]).max() / rows["macs"]
     rows["missed"] = [_missed(row) for _, row in rows.iterrows()]
     return rows
 

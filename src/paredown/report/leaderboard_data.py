@@ -144,7 +144,8 @@ def load(path: Path) -> pandas.DataFrame:
     if not (table["top1"].between(0, 100) & table[list(SPENT)].notna().all(axis=1)).all():
         raise _damaged(path, "a row is cut, or its top1 is no percentage")
     try:
-        [target_of(text) for text in table["target"].unique()]
+        for text in table["target"].unique():
+            target_of(text)
     except UserError as error:
         raise _damaged(path, str(error)) from error
     if table.duplicated(ONE_RUN).any():
