@@ -22,6 +22,7 @@ from paredown.core.network import Network
 from paredown.core.plan import Fit
 from paredown.layers.strided import subsampled
 from paredown.training.batches import Batches
+from paredown.training.bf16 import bf16_products
 from paredown.training.checkpoint import SafeCheckpointIO, content
 from paredown.training.machine import RAY, Machine
 from paredown.training.module import FitModule, Row
@@ -66,7 +67,7 @@ def fit(
         evaluate_first=module.best_on is not None and not started,
         unused=unused,
     )
-    with quiet(), subsampled(network.module):
+    with quiet(), subsampled(network.module), bf16_products(context.device):
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=checkpoint if started else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C

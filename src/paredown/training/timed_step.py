@@ -23,6 +23,7 @@ from paredown.core.recipe import Precision
 from paredown.core.trust import TARGET
 from paredown.cost.latency import device_name, timed
 from paredown.layers.strided import subsampled
+from paredown.training.bf16 import bf16_products
 
 REPEATS, SECONDS = 3, 5.0  # timed steps in each form, fewer once so much time has passed
 PIXELS = 2**20  # of a step's images: as many as 1,024 of 32 x 32 and 20 of 224 x 224
@@ -115,7 +116,7 @@ def training_step(step: Step, device: torch.device) -> Iterator[Callable[[Precis
         optimizer.step()
         optimizer.zero_grad()
 
-    with subsampled(module):
+    with subsampled(module), bf16_products(device):
         yield run
 
 
