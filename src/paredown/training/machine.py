@@ -84,7 +84,7 @@ def check_precision(asked: Any, device: torch.device) -> Precision | Literal["au
 def warn_of_precision(precision: Precision, device: torch.device) -> None:
     """Log a warning, before training, where the machine has no instructions for `precision`."""
     if precision == "bf16" and not has_bf16_units(device):
-        log.warning("recipe.precision=bf16: this machine has no bf16 matrix units, training will be slower than at 32")
+        log.warning("recipe.precision=bf16: this machine has no bf16 matrix units, so it is no faster than 32")
 
 
 def require_devices(machine: Machine) -> None:
