@@ -116,6 +116,64 @@ def test_gradients_are_those_of_the_dense_convolution(settings, form) -> None:
         torch.testing.assert_close(own.grad, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.fixture
+def used(monkeypatch) -> list[torch.Size]:
+    """The shapes of the weights that layers convolve with, as they do."""
+    seen: list[torch.Size] = []
+    original = low_rank.conv_forward
+
+    def counted(conv: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        seen.append(weight.shape)
+        return original(conv, x, weight, bias)
+
+    monkeypatch.setattr(low_rank, "conv_forward", counted)
+    return seen
+
+
+# of a weight (10, 6, 3, 3) on maps of 15 x 18: two convolutions of rank 18 or 10 have 1.8 or 1.2 times the multiply-adds
+@pytest.mark.parametrize(("form", "rank"), [("vertical_first", 18), ("horizontal_first", 18), ("in_group", 10)])
+def test_one_convolution_stands_for_two_that_cost_more(form, rank, used) -> None:
+    dense, x = conv(kernel_size=3, padding=1)
+    layer = decompose(dense, form)
+    assert layer.rank == rank
+    layer(x)
+    assert used == [dense.weight.shape]
+    used.clear()
+    layer(x[0])  # without a batch
+    layer.truncated(rank // 2)(x)  # fewer than the dense one's
+    assert used == [dense.weight.shape, *(one.weight.shape for one in layer.truncated(rank // 2).plain)]
+    used.clear()
+    layer(x[:1, :, :2, :2])  # on so small a map the product itself costs more than it saves
+    assert len(used) == 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_one_and_two_convolutions_have_the_same_gradients(settings, form, monkeypatch) -> None:
+    dense, x = conv(**settings)
+    layer = decompose(dense, form)
+    with torch.no_grad():
+        layer.s[1] *= -1
+    found = []
+    for one in (True, False):
+        monkeypatch.setattr(low_rank.LowRankConv2d, "_product_is_cheaper", lambda layer, shape, one=one: one)
+        image = x.clone().requires_grad_()
+        result = layer(image)
+        found.append([result, *torch.autograd.grad(result.square().sum(), [image, *layer.parameters()])])
+    for product, pair in zip(*found, strict=True):
+        torch.testing.assert_close(product, pair, rtol=1e-9, atol=1e-9)
+
+
+def test_the_product_is_rounded_once_in_half_precision() -> None:
+    torch.manual_seed(0)
+    dense, x = nn.Conv2d(16, 16, 3, padding=1), torch.randn(4, 16, 8, 8)
+    layer = decompose(dense, "horizontal_first")
+    with torch.no_grad():
+        dense.weight.copy_(layer.effective_weight())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), dense(x))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_singular_value_of_zero_gives_no_nan_and_a_sign_changes_nothing(form) -> None:
     dense, x = conv(kernel_size=3)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from paredown.layers.factorised.forms import (
     pair_weights,
     plain_pair,
 )
+from paredown.layers.geometry import output_size
 from paredown.layers.strided import conv_forward
 
 
@@ -67,9 +69,19 @@ class LowRankConv2d(CompressedLayer):
         return kernel((self.U * self.s.abs() @ self.V)[None], self.factorisation, self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, c, H, W) to (B, n, H', W')."""
+        """Map (B, c, H, W) to (B, n, H', W'): by the two convolutions, or by the one of their product where that has
+        fewer multiply-adds, the product's included, as at full rank."""
+        if self._product_is_cheaper(x.shape):
+            with torch.autocast(x.device.type, enabled=False):  # rounded once, as a dense weight is
+                weight = self.effective_weight()
+            return conv_forward(self.dense[0], x, weight, self.bias)
         (first, second), (left, right) = self.plain, self.factors()
         return conv_forward(second, conv_forward(first, x, left, None), right, self.bias)
+
+    def _product_is_cheaper(self, shape: torch.Size) -> bool:
+        images, image = shape[:-3].numel(), tuple(shape[-3:])
+        one = math.prod(self.shape) * math.prod(output_size(self.dense[0], *image[1:]))
+        return images * (self.macs(image) - one) > self.U.numel() * self.V.shape[1]
 
     @torch.no_grad()
     def set_weight_(self, weight: Tensor) -> None:
