@@ -130,7 +130,7 @@ def used(monkeypatch) -> list[torch.Size]:
     return seen
 
 
-# of a weight (10, 6, 3, 3) on maps of 15 x 18: two convolutions of rank 18 or 10 have 1.8 or 1.2 times the multiply-adds
+# of a weight (10, 6, 3, 3) on 15 x 18 positions: two convolutions of rank 18 or 10 have 1.8 or 1.2 times the multiply-adds
 @pytest.mark.parametrize(("form", "rank"), [("vertical_first", 18), ("horizontal_first", 18), ("in_group", 10)])
 def test_one_convolution_stands_for_two_that_cost_more(form, rank, used) -> None:
     dense, x = conv(kernel_size=3, padding=1)
@@ -160,8 +160,8 @@ def test_one_and_two_convolutions_have_the_same_gradients(settings, form, monkey
         image = x.clone().requires_grad_()
         result = layer(image)
         found.append([result, *torch.autograd.grad(result.square().sum(), [image, *layer.parameters()])])
-    for product, pair in zip(*found, strict=True):
-        torch.testing.assert_close(product, pair, rtol=1e-9, atol=1e-9)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
 def test_the_product_is_rounded_once_in_half_precision() -> None:
