@@ -130,7 +130,7 @@ def used(monkeypatch) -> list[torch.Size]:
     return seen
 
 
-# of a weight (10, 6, 3, 3) on 15 x 18 positions: two convolutions of rank 18 or 10 have 1.8 or 1.2 times the multiply-adds
+# of a weight (10, 6, 3, 3) on 15 x 18 positions: two convolutions of rank 18 or 10 have 1.8 or 1.2 times the MACs
 @pytest.mark.parametrize(("form", "rank"), [("vertical_first", 18), ("horizontal_first", 18), ("in_group", 10)])
 def test_one_convolution_stands_for_two_that_cost_more(form, rank, used) -> None:
     dense, x = conv(kernel_size=3, padding=1)
