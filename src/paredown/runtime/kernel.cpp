@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -306,11 +307,15 @@ void convolve_pixels(const S *input, const S *weights, const S *bias, const S *,
 
 }  // namespace
 
+// Each returns whether there was memory for its buffers.
 #define CONVOLVE(NAME, FUNCTION, T)                                                                                   \
-    extern "C" void NAME(const T *input, const T *weights, const T *bias, const T *residual, T *output,               \
+    extern "C" bool NAME(const T *input, const T *weights, const T *bias, const T *residual, T *output,               \
                          const int32_t *chunks, int64_t n, const int32_t *entries, const int32_t *order,              \
                          const int64_t *shape, double low, double high, int64_t threads) {                            \
-        FUNCTION<T>(input, weights, bias, residual, output, chunks, n, entries, order, shape, low, high, threads);    \
+        try {                                                                                                         \
+            FUNCTION<T>(input, weights, bias, residual, output, chunks, n, entries, order, shape, low, high, threads);\
+            return true;                                                                                              \
+        } catch (const std::bad_alloc &) { return false; }                                                            \
     }
 CONVOLVE(convolve_float, convolve, float)
 CONVOLVE(convolve_double, convolve, double)
