@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from paredown.cli import choices, comparison
 from paredown.core.places import SWEEPS
 from paredown.core.yaml_files import read_yaml
 from paredown.frontier.ranking import Ranking, rank
@@ -83,6 +84,12 @@ def test_the_sweep_has_both_sides_of_every_order() -> None:
     assert {
         words for claim in CLAIMS for words in (claim.better, claim.worse) if not _named(words, tuple(names))
     } == set()
+
+
+def test_the_sweep_has_every_method_that_takes_a_target() -> None:
+    points = read_yaml(SWEEPS / "leaderboard_cifar10.yaml", "restore it")["points"]
+    there = {word.removeprefix("method=") for point in points for word in point if word.startswith("method=")}
+    assert there >= {name for name in comparison.methods() if choices.metadata(name)["targets"]}
 
 
 def settings(point: list[str]) -> list[str]:
