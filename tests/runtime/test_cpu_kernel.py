@@ -300,6 +300,31 @@ def test_without_a_home_a_process_has_a_library_of_its_own(cache: Path, monkeypa
     assert cpu_kernel._compiled().read_text() == "made\n"
 
 
+LIMITED = """
+import resource, sys, torch
+from torch import nn
+from paredown.runtime.blocked_layers import SparseConv2d, to_blocks
+torch.set_num_threads(1)
+x = to_blocks(torch.zeros(1, 1, 1, 1_000_000))
+layer = SparseConv2d(nn.Conv2d(1, 1, 1).requires_grad_(False))
+layer(to_blocks(torch.zeros(1, 1, 1, 8)))  # what is loaded once
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + x.numel() * 4 + 8 * 2**20  # room for the result and not for a position of each of its pixels
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    layer(x)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of this process is not readable here")
+def test_too_little_memory_in_a_thread_is_an_error_and_not_the_end_of_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "convolve_float: too little memory for its buffers\n"), ended.stderr
+
+
 SANITIZE = '#!/bin/sh\n[ "$1" = --version ] && exec {compiler} --version\nexec {compiler} "$@" {flags}\n'
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
 

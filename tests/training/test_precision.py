@@ -22,7 +22,7 @@ from paredown.store.states import Store, open_store
 from paredown.sweep.planning import plan
 from paredown.sweep.spec import Resources, Sweep
 from paredown.sweep.worker import trial_spec
-from paredown.training import decisions, machine, precision, timed_step
+from paredown.training import bf16, decisions, machine, precision, timed_step
 from paredown.training.decisions import Decision, begin
 from paredown.training.precision import PRECISION, decide
 from paredown.training.timed_step import Step
@@ -45,7 +45,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def bf16_units(monkeypatch) -> None:
-    for module in (machine, precision):
+    for module in (bf16, machine, precision):
         monkeypatch.setattr(module, "has_bf16_units", lambda device: True)
 
 
@@ -155,7 +155,7 @@ def test_a_step_that_cannot_run_says_so(bf16_units, store, monkeypatch) -> None:
     assert found.value == "32" and found.why.endswith("cannot be timed (out of memory)")
 
 
-def test_a_step_trains_in_both_precisions_and_draws_nothing(monkeypatch) -> None:
+def test_a_step_trains_in_both_precisions_and_draws_nothing(bf16_units, monkeypatch) -> None:
     seen = []
     real = torch.autocast
 

@@ -59,13 +59,13 @@ def convolve(
 ) -> None:
     """Run the kernel on input, weights, bias, residual or None, output, chunks, entries and order, all contiguous, with
     the fields of its `Shape`. Nothing is checked here: `blocked_layers.SparseConv2d` and `pixel_layers.PixelConv2d`
-    prepare the arguments. Raise MemoryError where there is too little for the buffers of the call."""
+    prepare the arguments. Raise RuntimeError, as torch, where there is too little memory for the buffers."""
     chunks = tensors[5]
     assert chunks is not None
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
     count, threads = len(chunks), torch.get_num_threads()
     if not getattr(_library(), function)(*pointers[:6], count, *pointers[6:], _fields(shape), low, high, threads):
-        raise MemoryError(f"too little memory for the buffers of {function}")
+        raise RuntimeError(f"{function}: too little memory for its buffers")
 
 
 @lru_cache(maxsize=1024)

@@ -8,8 +8,10 @@
 // Zero weights are never multiplied. Maps and weights in bfloat16 are widened as they are loaded: sums are in float.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -239,8 +241,9 @@ template <typename S> void portions(const Shape &s, int64_t threads, int64_t &ro
     rows = (s.out_height + down - 1) / down;
 }
 
+// Return whether there was memory for the buffers.
 template <typename S>
-void convolve(const S *input, const S *weights, const S *bias, const S *residual, S *output, const int32_t *chunks,
+bool convolve(const S *input, const S *weights, const S *bias, const S *residual, S *output, const int32_t *chunks,
               int64_t n, const int32_t *entries, const int32_t *order, const int64_t *shape, double low, double high,
               int64_t threads) {
     using Sum = typename Vector<S>::Sum;
@@ -248,22 +251,24 @@ void convolve(const S *input, const S *weights, const S *bias, const S *residual
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
     const int64_t in_step = s.height * s.width * LANES, out_step = s.out_height * s.out_width * LANES;
     const Layer<S> layer{input, residual, weights, bias, output, (Sum)low, (Sum)high, in_step, out_step, LANES};
-    if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return;  // there is nothing to do
+    if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return true;  // there is nothing to do
     const bool small = s.out_height * s.out_width <= SMALL;
     int64_t rows, blocks;
     portions<S>(s, small ? 1 : threads, rows, blocks);
     const int64_t down = (s.out_height + rows - 1) / rows, along = (s.blocks + blocks - 1) / blocks;
     const int64_t parts = small && threads > 1 ? std::clamp<int64_t>(4 * threads / (down * along), 1, n) : 1;
     const auto filters = starts_of(chunks, n, order);
+    std::atomic<bool> enough{true};
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t i = 0; i < down * along * parts; i++) {
+    for (int64_t i = 0; i < down * along * parts; i++) try {
         const int64_t row = i / parts % down * rows, block = i / parts / down * blocks, part = i % parts;
         const int64_t first = n * part / parts, last = n * (part + 1) / parts;
         const auto edges =
             edges_of(s, row, std::min(rows, s.out_height - row), block, std::min(blocks, s.blocks - block),
                      Vector<S>::lanes);
         slab(layer, s, edges, chunks + 4 * first, last - first, entries, filters[first]);
-    }
+    } catch (const std::bad_alloc &) { enough = false; }  // which must not leave the parallel region
+    return enough;
 }
 
 // The same for few images: maps [images][channels][height][width], in and out. They are copied to maps with their
@@ -271,13 +276,13 @@ void convolve(const S *input, const S *weights, const S *bias, const S *residual
 // next. Of the rows of sums, as wide as those of the input, what is meaningful is copied to `output`. Strides are 1,
 // and there is no residual. Threads share the filters: small maps have no other work to share.
 template <typename S>
-void convolve_pixels(const S *input, const S *weights, const S *bias, const S *, S *output, const int32_t *chunks,
+bool convolve_pixels(const S *input, const S *weights, const S *bias, const S *, S *output, const int32_t *chunks,
                      int64_t n, const int32_t *entries, const int32_t *order, const int64_t *shape, double low,
                      double high, int64_t threads) {
     using Sum = typename Vector<S>::Sum;
     Shape s;
     std::copy(shape, shape + sizeof(Shape) / sizeof(int64_t), (int64_t *)&s);
-    if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return;
+    if (s.blocks < 1 || s.filters < 1 || s.out_height < 1 || s.out_width < 1) return true;
     const int64_t lanes = Vector<S>::lanes, width = s.width + 2 * s.pad_w, plane = (s.height + 2 * s.pad_h) * width;
     const int64_t meaningful = (s.out_height - 1) * width + s.out_width, step = meaningful + lanes;
     std::vector<S> maps(s.blocks * s.channels * plane + lanes);  // the last vector reads and writes behind a map
@@ -293,8 +298,9 @@ void convolve_pixels(const S *input, const S *weights, const S *bias, const S *,
     const auto filters = starts_of(chunks, n, order);
     s.width = width;
     const int64_t piece = std::max<int64_t>(1, n / (4 * threads));
+    std::atomic<bool> enough{true};
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t c = 0; c < n; c += piece) {
+    for (int64_t c = 0; c < n; c += piece) try {
         const int64_t end = std::min(n, c + piece);
         slab(layer, s, edges, chunks + 4 * c, end - c, entries, filters[c]);
         for (const int32_t *filter = filters[c]; filter < filters[end]; filter++)
@@ -302,20 +308,20 @@ void convolve_pixels(const S *input, const S *weights, const S *bias, const S *,
                 for (int64_t y = 0, at = image * s.filters + *filter; y < s.out_height; y++)
                     std::copy_n(sums.get() + at * step + y * width, s.out_width,
                                 output + (at * s.out_height + y) * s.out_width);
-    }
+    } catch (const std::bad_alloc &) { enough = false; }
+    return enough;
 }
 
 }  // namespace
 
-// Each returns whether there was memory for its buffers.
 #define CONVOLVE(NAME, FUNCTION, T)                                                                                   \
     extern "C" bool NAME(const T *input, const T *weights, const T *bias, const T *residual, T *output,               \
                          const int32_t *chunks, int64_t n, const int32_t *entries, const int32_t *order,              \
                          const int64_t *shape, double low, double high, int64_t threads) {                            \
         try {                                                                                                         \
-            FUNCTION<T>(input, weights, bias, residual, output, chunks, n, entries, order, shape, low, high, threads);\
-            return true;                                                                                              \
-        } catch (const std::bad_alloc &) { return false; }                                                            \
+            return FUNCTION<T>(input, weights, bias, residual, output, chunks, n, entries, order, shape, low, high,   \
+                               threads);                                                                              \
+        } catch (const std::exception &) { return false; }                                                            \
     }
 CONVOLVE(convolve_float, convolve, float)
 CONVOLVE(convolve_double, convolve, double)

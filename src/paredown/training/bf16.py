@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.library import Library
 
 from paredown.training.machine import has_bf16_units
 
-PRODUCTS = frozenset({torch.conv2d, functional.linear, torch.bmm})
+PRODUCTS = ("conv2d", "conv2d.padding", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm")
 
 
-def bf16_products(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context in which autocast to bf16 on `device` costs about what fp32 does where `device` is a CPU without
-    bf16 instructions, and which changes nothing elsewhere."""
-    return nullcontext() if device.type != "cpu" or has_bf16_units(device) else RoundedProducts()
+@contextmanager
+def bf16_products(device: torch.device) -> Iterator[None]:
+    """Let autocast on a CPU without bf16 instructions compute PRODUCTS as such instructions do, from factors rounded to
+    bf16, with sums in fp32 and results and gradients rounded to bf16. Torch rounds within its loops there, and takes
+    longer than in fp32 (`benchmarks/bf16.py`). What is kept for the backward pass takes the memory of fp32.
+
+    Nothing changes on other devices, outside of autocast, or for what autocast leaves alone. Not to be nested.
+    """
+    if device.type != "cpu" or has_bf16_units(device):
+        yield
+        return
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        _register(library)
+        yield
 
 
-class RoundedProducts(TorchFunctionMode):
-    """Compute what autocast on the CPU would compute in bf16 as bf16 units do: factors, results and gradients are
-    rounded to bf16, sums are in fp32. Torch rounds within its loops there, which takes 2 to 10 times as long."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Call `func`, with the arguments rounded where it is one of PRODUCTS under autocast to bf16."""
-        kwargs = kwargs or {}
-        if func not in PRODUCTS or not _applies([*args, *kwargs.values()]):
-            return func(*args, **kwargs)
-        with torch.autocast("cpu", enabled=False):
-            return func(*map(_rounded, args), **{name: _rounded(one) for name, one in kwargs.items()}).bfloat16()
+def _register(library: Library) -> None:
+    for name in PRODUCTS:
+        operator, _, overload = name.partition(".")
+        product = getattr(getattr(torch.ops.aten, operator), overload or "default")
+        library.impl(name, partial(_rounded, product), "AutocastCPU")
 
 
-def _applies(arguments: Iterable[Any]) -> bool:
-    """Tell whether autocast to bf16 is on and would cast these: it leaves fp64 alone."""
-    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+def _rounded(product: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
+    """Compute `product` under autocast, whose dtype may be fp16: then as torch does."""
+    dtype = torch.get_autocast_dtype("cpu")
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+
+    def rounded(one: Any) -> Any:
+        return one.to(dtype).to(wide) if _is_cast(one) else one
+
+    with torch.autocast("cpu", enabled=False):
+        result = product(*map(rounded, arguments), **{name: rounded(one) for name, one in named.items()})
+        return result.to(dtype) if any(map(_is_cast, (*arguments, *named.values()))) else result
+
+
+def _is_cast(argument: Any) -> bool:
+    """Tell whether autocast on the CPU casts `argument`."""
+    if not isinstance(argument, Tensor) or argument.device.type != "cpu":
         return False
-    return all(one.dtype != torch.float64 for one in arguments if isinstance(one, torch.Tensor))
-
-
-def _rounded(argument: Any) -> Any:
-    return argument.bfloat16().float() if isinstance(argument, torch.Tensor) else argument
+    return argument.is_floating_point() and argument.dtype != torch.float64

@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from paredown.core.errors import UserError
 from paredown.core.hooks import Context, FitState
 from paredown.core.network import Network
 from paredown.core.plan import Fit
+from paredown.core.recipe import Recipe
 from paredown.layers.strided import subsampled
 from paredown.training.batches import Batches
 from paredown.training.bf16 import bf16_products
@@ -67,7 +68,7 @@ def fit(
         evaluate_first=module.best_on is not None and not started,
         unused=unused,
     )
-    with quiet(), subsampled(network.module), bf16_products(context.device):
+    with quiet(), subsampled(network.module), _products(stage.recipe, context.device):
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=checkpoint if started else None)
         except SystemExit as stopped:  # what Lightning makes of Ctrl-C
@@ -75,6 +76,11 @@ def fit(
     distributed.require_equal(content(module.remembered()), f"what the hooks of {stage.name} remember")
     network.module.to("cpu")
     return module.history
+
+
+def _products(recipe: Recipe, device: torch.device) -> AbstractContextManager[None]:
+    """Return the context of the products in `recipe.precision`. Torch's compiler would fuse the roundings away."""
+    return bf16_products(device) if recipe.precision == "bf16" and not recipe.compile else nullcontext()
 
 
 def _whole(checkpoint: Path, stage: str) -> bool:

@@ -16,6 +16,7 @@ from paredown.core.progress import Mode, mode_of
 from paredown.core.recipe import Precision
 
 PRECISIONS = get_args(Precision)
+BF16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # of torch.cpu.get_capabilities()
 log = logging.getLogger("paredown")
 SYNC_ON_CPU = "trainer.sync_batchnorm=true on several CPU processes: torch synchronises batch norm on GPUs only"
 Accelerator = Literal["auto", "cpu", "gpu", "cuda"]
@@ -60,11 +61,11 @@ def usable_cores() -> int:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Return whether bf16 matrix products run in hardware: CUDA from compute capability 8.0, CPUs with AMX or
-    AVX512-BF16."""
+    """Return whether bf16 matrix products run in hardware: CUDA from compute capability 8.0, CPUs with AMX,
+    AVX512-BF16 or Arm's BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return any(torch.cpu.get_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return any(torch.cpu.get_capabilities().get(name, False) for name in BF16)
 
 
 def check_precision(asked: Any, device: torch.device) -> Precision | Literal["auto"]:

@@ -116,19 +116,20 @@ def training_step(step: Step, device: torch.device) -> Iterator[Callable[[Precis
         optimizer.step()
         optimizer.zero_grad()
 
-    with subsampled(module), bf16_products(device):
+    with subsampled(module):
         yield run
 
 
 def in_turns(runs: Mapping[Name, Callable[[], None]], device: torch.device) -> dict[Name, float]:
     """Call `runs` in turns, REPEATS times after a warm-up or until SECONDS have passed, and return their medians."""
-    for run in runs.values():
-        run()
-    seconds: dict[Name, list[float]] = {one: [] for one in runs}
-    started = time.perf_counter()
-    for _ in range(REPEATS):
-        for one, run in runs.items():
-            seconds[one].append(timed(run, device))
-        if time.perf_counter() - started > SECONDS:
-            break
+    with bf16_products(device):
+        for run in runs.values():
+            run()
+        seconds: dict[Name, list[float]] = {one: [] for one in runs}
+        started = time.perf_counter()
+        for _ in range(REPEATS):
+            for one, run in runs.items():
+                seconds[one].append(timed(run, device))
+            if time.perf_counter() - started > SECONDS:
+                break
     return {one: statistics.median(times) for one, times in seconds.items()}

@@ -69,9 +69,9 @@ class LowRankConv2d(CompressedLayer):
         return kernel((self.U * self.s.abs() @ self.V)[None], self.factorisation, self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, c, H, W) to (B, n, H', W'): by the two convolutions, or by the one of their product where that has
-        fewer multiply-adds, the product's included, as at full rank."""
-        if self._product_is_cheaper(x.shape):
+        """Map (B, c, H, W) to (B, n, H', W'): by the two convolutions; in training by the one of their product where
+        that has fewer multiply-adds, the product's included, as at full rank."""
+        if self.training and self._product_is_cheaper(x.shape):
             with torch.autocast(x.device.type, enabled=False):  # rounded once, as a dense weight is
                 weight = self.effective_weight()
             return conv_forward(self.dense[0], x, weight, self.bias)
