@@ -74,10 +74,11 @@ class Reproduction:
         return path
 
 
-def runnable(name: str, model: str | None) -> tuple[dict[str, list[str]], str | None]:
+def runnable(name: str, model: str | None) -> dict[str, list[str]]:
     """Return the overrides of every row of `name` that can be run, by the row's id, restricted to `model` if given.
     Raise UserError with the reason of the first row if none can."""
-    found, first = {}, None
+    found: dict[str, list[str]] = {}
+    first = None
     every = rows(name)
     models = {row["model"] for row in every}
     if model and model not in models:
@@ -90,7 +91,7 @@ def runnable(name: str, model: str | None) -> tuple[dict[str, list[str]], str | 
                 first = first or error
     if not found and first:
         raise first
-    return found, model
+    return found
 
 
 def reproduce(name: str, typed: Sequence[str], seeds: int, run: Callable[[list[str]], Result]) -> Reproduction:

@@ -216,7 +216,8 @@ def _published(words: Sequence[str]) -> tuple[list[str], _Published | None]:
         return list(words), None
     from paredown.run.reproduce import runnable
 
-    settings, model = runnable(name, given.get("model"))
+    model = given.get("model")
+    settings = runnable(name, model)
     stem = "-".join(["reproduce", *name.split("/"), *([model] if model else [])])
     rest = [word for word in words if not word.startswith(("reproduce=", "model="))]
     points = [[*left(only_row(row_name), rest), f"reproduce={row_name}"] for row_name in settings]
