@@ -11,11 +11,14 @@ import argparse
 import statistics
 from collections.abc import Callable
 
+import torch
 from steps import parse, stepper
 
 from paredown.core import blueprint
-from paredown.training.bf16 import RoundedProducts
+from paredown.training.bf16 import bf16_products
+from paredown.training.machine import has_bf16_units
 
+CPU = torch.device("cpu")
 MODELS = {
     "resnet20": {"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 20},
     "vgg19": {"_target_": "paredown.models.cifar.vgg.vgg19_bn"},
@@ -26,6 +29,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     options = parse(parser)
+    if has_bf16_units(CPU):
+        parser.error("this processor has bf16 instructions, which fits use")
     for model in options.models:
         steps = {"fp32": contender(model, options, half=False), "torch's bf16": contender(model, options, half=True)}
         steps["ours"] = rounded(contender(model, options, half=True))
@@ -52,7 +57,7 @@ def rounded(step: Callable[[], float]) -> Callable[[], float]:
     """Make `step` as a fit makes it where there are no bf16 instructions."""
 
     def run() -> float:
-        with RoundedProducts():
+        with bf16_products(CPU):
             return step()
 
     return run
