@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 
+from paredown.cli import choices, comparison
 from paredown.core.errors import UserError
 from paredown.report import leaderboard, leaderboard_data, leaderboard_picture
 
@@ -283,3 +285,16 @@ def test_the_committed_page_follows_from_the_committed_data(tmp_path) -> None:
     seen, _ = leaderboard.split(table)
     leaderboard_picture.save(seen, leaderboard.half_widths(leaderboard.rankings(seen)), tmp_path / "picture.png")
     assert set(leaderboard_data.read(DATA.parent, "leaderboard_cifar10").settings) == set(table["key"])
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="docs/ has no leaderboard yet")
+def test_the_cards_have_the_numbers_of_the_board() -> None:
+    means = leaderboard_data.load(DATA).groupby(["method", "setting"])["top1"].mean()
+    cards = {name: str(choices.metadata(name)["ours"]) for name in comparison.methods()}
+    of_board = {name: text for name, text in cards.items() if "200,000 images" in text}
+    assert set(of_board) == set(means.index.get_level_values("method"))
+    for name, text in of_board.items():
+        own, dense = {f"{mean:.2f}" for mean in means[name]}, {f"{mean:.2f}" for mean in means["dense"]}
+        given = re.findall(r"(\d+\.\d+) %", text)
+        assert given and set(given) <= own | dense, name
+        assert name == "dense" or f"; dense {means['dense'].max():.2f} %" in text
