@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paredown.core.words import as_typed, for_shell
 from paredown.run.terminal import _measured, dashboard, gained_and_lost, next_commands, show
 from paredown.run.walk import Result
 
@@ -139,11 +140,28 @@ def test_the_next_commands_fit_what_was_run() -> None:
     assert "method=ssc sparsity=0.9" in other
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("/tmp/out", "output=/tmp/out"), ("my out", "'output=my out'"), ("2024_01", "output=2024_01")]
+)
+def test_a_folder_is_shown_as_it_was_typed(typed: str, shown: str) -> None:
+    """And not with the quotes that Hydra was given, quoted once more for the shell."""
+    result = Result({"final/top1": 1.0}, Path("/state"), Path("/out/experiments/one"), None)
+    for command in next_commands(result, ["dataset=digits", as_typed(f"output={typed}")]):
+        assert f" {shown}   #" in command
+
+
 def test_the_next_commands_know_what_an_experiment_names() -> None:
     result = Result({"final/top1": 1.0}, Path("/state"), Path("/out/experiments/one"), None)
     dense, _, other = next_commands(result, ["experiment=ssc_resnet32_cifar100"])
     assert "src/run.py experiment=ssc_resnet32_cifar100 method=dense   # the dense network" in dense
     assert "dataset=cifar100 model=resnet32 method=l1_filters" in other
+
+
+@pytest.mark.parametrize(
+    "word", ["output=a'b", "output='a\\'b'", "tracking.uri=http://h:1", "output=a=b", "model.g=1", "sparsity=0.9"]
+)
+def test_a_word_for_the_shell_is_taken_as_it_was(word: str) -> None:
+    assert as_typed(for_shell(as_typed(word))) == as_typed(word)
 
 
 def test_they_are_shown_after_a_command_alone(shown, capsys) -> None:

@@ -109,6 +109,15 @@ def as_typed(override: str) -> str:
     return f"{found[1]}='{value}'"
 
 
+def for_shell(override: str) -> str:
+    """Return `override` as one types it: what `as_typed` quotes for Hydra without those quotes."""
+    found = TEXTS.fullmatch(override)
+    if found is None or not (quoted := QUOTED.fullmatch(found[2])):
+        return override
+    text = found[2][1:-1].replace("\\" + quoted[1], quoted[1])
+    return f"{found[1]}={text}"
+
+
 def root(override: str) -> str:
     """Return the first part of `override`: the key or group, one of `roots`."""
     return re.split("[=.@/]", override.lstrip("+~-"))[0]

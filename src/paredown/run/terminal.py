@@ -18,6 +18,7 @@ from paredown.core.crash import OUTPUT
 from paredown.core.formatting import fixed, grouped
 from paredown.core.requests import as_called
 from paredown.core.target_metrics import ASKED, REACHED, TARGETS, TOLERANCE, missed_target
+from paredown.core.words import for_shell
 from paredown.published.settings import with_row
 from paredown.run.walk import Result
 
@@ -104,8 +105,9 @@ def gained_and_lost(m: Mapping[str, float]) -> str:
 
 def next_commands(result: Result, overrides: Sequence[str]) -> list[str]:
     """Return three commands to try after the run of `overrides`, each with what it gives."""
-    typed = dict(word.split("=", 1) for word in overrides if "=" in word)
     chosen = compose(with_row(list(overrides)))["names"]  # whatever named it: a default, `experiment=`, `reproduce=`
+    overrides = [for_shell(word) for word in overrides]
+    typed = dict(word.split("=", 1) for word in overrides if "=" in word)
     names = [f"{key}={chosen[key]}" for key in ("dataset", "model")]
     kept = [f"{key}={typed[key]}" for key in ("output", "tracking.uri") if key in typed]
     report = ["src/report.py", *names, *kept]
