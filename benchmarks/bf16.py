@@ -12,13 +12,11 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from steps import parse, stepper
+from steps import compared, in_turns, parse, stepper
 
 from paredown.core import blueprint
-from paredown.training.bf16 import bf16_products
 from paredown.training.machine import has_bf16_units
 
-CPU = torch.device("cpu")
 MODELS = {
     "resnet20": {"_target_": "paredown.models.cifar.resnet.cifar_resnet", "depth": 20},
     "vgg19": {"_target_": "paredown.models.cifar.vgg.vgg19_bn"},
@@ -29,38 +27,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     options = parse(parser)
-    if has_bf16_units(CPU):
+    if has_bf16_units(torch.device("cpu")):
         parser.error("this processor has bf16 instructions, which fits use")
     for model in options.models:
-        steps = {"fp32": contender(model, options, half=False), "torch's bf16": contender(model, options, half=True)}
-        steps["ours"] = rounded(contender(model, options, half=True))
-        for step in steps.values():
-            step()
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(options.rounds):
-            for name, step in steps.items():
-                seconds[name].append(step())
+        forms = {"fp32": {}, "torch's bf16": {"half": True, "torchs": True}, "ours": {"half": True}}
+        steps = {name: contender(model, options, **form) for name, form in forms.items()}
+        seconds = in_turns(steps, options.rounds)
         for name, rival in (("torch's bf16", "ours"), ("ours", "fp32")):
-            ratios = [own / other for own, other in zip(seconds[name], seconds[rival], strict=True)]
-            first, middle, third = statistics.quantiles(ratios, n=4)
-            print(f"{model}: {name} / {rival}: {middle:.2f}x (quartiles {first:.2f} to {third:.2f})", flush=True)
+            print(f"{model}: {compared(seconds, name, rival)}", flush=True)
         times = ", ".join(f"{name} {1000 * statistics.median(all_):.0f} ms" for name, all_ in seconds.items())
         print(f"{model}: {times}, batch {options.batch}", flush=True)
 
 
-def contender(model: str, options: argparse.Namespace, half: bool) -> Callable[[], float]:
-    """Make a step of a fresh network, in fp32 or under autocast to bf16."""
-    return stepper(blueprint.create(MODELS[model], (3, 32, 32)).module, options, half=half)
-
-
-def rounded(step: Callable[[], float]) -> Callable[[], float]:
-    """Make `step` as a fit makes it where there are no bf16 instructions."""
-
-    def run() -> float:
-        with bf16_products(CPU):
-            return step()
-
-    return run
+def contender(model: str, options: argparse.Namespace, **form: bool) -> Callable[[], float]:
+    """Make a step of a fresh network in a `form` of `stepper`."""
+    return stepper(blueprint.create(MODELS[model], (3, 32, 32)).module, options, **form)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import statistics
 
 import torch
-from steps import parse, stepper
+from steps import compared, in_turns, parse, stepper
 
 from paredown.core import blueprint
 from paredown.core.hooks import Context, FitState
@@ -36,17 +36,10 @@ def main() -> None:
         steps[form] = contender(options, form, ())
         steps[f"{form} + penalties"] = contender(options, form, PENALTIES)
         steps[f"{form}, two convolutions"] = contender(options, form, (), product=False)
-    for step in steps.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            seconds[name].append(step())
+    seconds = in_turns(steps, options.rounds)
     for form in FORMS:
         for name, rival in ((f"{form} + penalties", form), (form, "dense"), (f"{form}, two convolutions", form)):
-            ratios = [own / other for own, other in zip(seconds[name], seconds[rival], strict=True)]
-            low, high = min(ratios), max(ratios)
-            print(f"{name} / {rival}: {statistics.median(ratios):.3f}x ({low:.3f} to {high:.3f}, {len(ratios)} rounds)")
+            print(compared(seconds, name, rival))
     print(f"a dense step: {statistics.median(seconds['dense']):.3f} s, batch {options.batch}")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from paredown.core.config import CONF, compose, compose_all
 from paredown.core.errors import UserError
-from paredown.core.words import as_typed, root, roots
+from paredown.core.words import as_typed, for_shell, root, roots
 from paredown.experiment.prepare import prepare
 
 GROUPS = {path.name: sorted(f.stem for f in path.glob("*.yaml")) for path in CONF.iterdir() if path.is_dir()}
@@ -175,3 +175,10 @@ def test_what_an_added_model_lacks_is_named(tmp_path: Path) -> None:
         compose(words)
     (tmp_path / "model/mine.yaml").write_text(f"{text}weight_decay: 0.1\n")
     assert [step.stage.name for step in prepare(compose(words)).steps] == ["train"]  # weights: null is the default
+
+
+@pytest.mark.parametrize(
+    "word", ["output=a'b", "output='a\\'b'", "tracking.uri=http://h:1", "output=a=b", "model.g=1", "sparsity=0.9"]
+)
+def test_a_word_for_the_shell_is_taken_as_it_was(word: str) -> None:
+    assert as_typed(for_shell(as_typed(word))) == as_typed(word)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paredown.core.words import as_typed, for_shell
+from paredown.core.words import as_typed
 from paredown.run.terminal import _measured, dashboard, gained_and_lost, next_commands, show
 from paredown.run.walk import Result
 
@@ -155,13 +155,6 @@ def test_the_next_commands_know_what_an_experiment_names() -> None:
     dense, _, other = next_commands(result, ["experiment=ssc_resnet32_cifar100"])
     assert "src/run.py experiment=ssc_resnet32_cifar100 method=dense   # the dense network" in dense
     assert "dataset=cifar100 model=resnet32 method=l1_filters" in other
-
-
-@pytest.mark.parametrize(
-    "word", ["output=a'b", "output='a\\'b'", "tracking.uri=http://h:1", "output=a=b", "model.g=1", "sparsity=0.9"]
-)
-def test_a_word_for_the_shell_is_taken_as_it_was(word: str) -> None:
-    assert as_typed(for_shell(as_typed(word))) == as_typed(word)
 
 
 def test_they_are_shown_after_a_command_alone(shown, capsys) -> None:
