@@ -113,7 +113,7 @@ def test_this_processor_has_a_name():
     ("settings", "message"),
     [
         ({"batch": 0}, r"latency\.batch=0 \(at least 1: it is the number of images timed at once\)"),
-        ({"threads": 0}, r"latency\.threads=0 \(at least 1, or null\)"),
+        ({"threads": 0}, r"latency\.threads=0 \(1 to 1024, or null\)"),
         ({"seconds": -1}, r"latency\.seconds=-1 \(at least 0\)"),
         ({"seconds": float("nan")}, r"latency\.seconds=nan"),
     ],

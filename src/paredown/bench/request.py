@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from paredown.core import requests
-from paredown.core.constraints import Before, Checked, Count, NonNegative
+from paredown.core.constraints import Before, Checked, Count, NonNegative, Threads
 from paredown.core.errors import UserError
 from paredown.core.progress import Mode, mode_of
 from paredown.core.requests import Folder, Listed
@@ -29,7 +29,7 @@ class Request(Checked):
     overrides: tuple[str, ...] = ()
     deploy: Literal["auto", "plain"] = "auto"
     batch: Annotated[tuple[Count, ...], Listed] = (1, 32, 128)
-    threads: Count | None = None
+    threads: Threads | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seconds: NonNegative = 4.0
     rounds: Count = 3
@@ -42,6 +42,8 @@ class Request(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.batch:
+            raise UserError("batch=[] times nothing: give numbers of images, as batch=1,32")
         if (self.run is not None) == any(word.startswith("model=") for word in self.overrides):
             raise UserError(
                 "bench what? give run=ID (or a folder), or model=NAME with method=, sparsity= ... as src/run.py"

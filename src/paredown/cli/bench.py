@@ -30,9 +30,10 @@ def _bench(request: Request) -> None:
     timed = subject(request)
     with working(), shown(request.progress):
         measured = bench(request, timed)
+    terminal.table(measured)  # first: the minutes it took are not lost where it cannot be written
+    with working(), shown(request.progress):
         paths = record.write(measured, request.folder or request.output / "bench" / timed.name)
         recorded = record.record(measured, paths, timed)
-    terminal.table(measured)
     for path in paths:
         print(path)
     if recorded:

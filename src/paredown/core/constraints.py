@@ -98,6 +98,7 @@ OpenFraction = Annotated[float, Interval(gt=0, lt=1), Rule("in (0, 1)")]
 Share = Annotated[float, Interval(gt=0, le=1), Rule("in (0, 1]")]
 Energy = Annotated[float, Interval(ge=0, lt=1), Rule("in [0, 1): the fraction of squared singular values removed")]
 Count = Annotated[int, Ge(1), Rule("at least 1")]
+Threads = Annotated[int, Interval(ge=1, le=1024), Rule("1 to 1024")]  # torch ends the process with far more
 NonNegativeInt = Annotated[int, Ge(0), Rule("at least 0")]
 Sample = Annotated[int, Predicate(lambda images: images == 0 or images > 1), Rule("0, or at least 2")]
 Milestones = Annotated[tuple[float, ...], Predicate(_rising), Rule("fractions of the epochs, rising")]

@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from paredown.core.constraints import Checked, Count, NonNegative, Rule
+from paredown.core.constraints import Checked, NonNegative, Rule, Threads
 from paredown.core.keys import identity
 from paredown.core.memory import keep_freed
 from paredown.core.progress import working_on
@@ -34,7 +34,7 @@ class LatencySettings(Checked):
     section: ClassVar[str] = "latency"
 
     batch: Annotated[int, Ge(1), Rule("at least 1: it is the number of images timed at once")] = 32
-    threads: Count | None = None
+    threads: Threads | None = None
     seconds: NonNegative = 4.0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 import torch
 
 from paredown.core import distributed
-from paredown.core.constraints import Before, Checked, Count, NonNegative, written
+from paredown.core.constraints import Before, Checked, Count, NonNegative, Threads, written
 from paredown.core.errors import UserError, nearest
 from paredown.core.progress import Mode, mode_of
 from paredown.core.recipe import Precision
@@ -39,7 +39,7 @@ class Machine(Checked):
     nodes: Count = 1
     strategy: Strategy = "auto"
     sync_batchnorm: bool = False
-    threads: Count | None = None
+    threads: Threads | None = None
     eval_batch_size: Count = 256
     checkpoint_seconds: NonNegative = 30.0
     progress: Annotated[Mode, Before(mode_of)] = "auto"
