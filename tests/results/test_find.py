@@ -92,7 +92,15 @@ def test_a_server_that_a_file_names_is_not_written_to(output: Path, named: str, 
     assert found.uri is None and f"add tracking.uri={named}" in caplog.text
     own = f"sqlite:///{output / 'mlflow.db'}"
     config.write_text(json.dumps(CONFIG | {"tracking": {"uri": own}}))
-    assert _own_server(own, folder) == own and _own_server(None, folder) is None
+    assert _own_server(own, folder) == own
+
+
+def test_what_a_sweep_recorded_of_its_workers_is_found_by_the_folder(output: Path) -> None:
+    folder = output / "experiments" / "one"
+    own = f"sqlite:///{output / 'mlflow.db'}"  # where the sweep sent it: the workers' own tracking.uri is off
+    Sender(Journal(folder), own).path.write_text(json.dumps({"run_id": "abcd"}))
+    found = find(str(folder), output)
+    assert (found.uri, found.run_id) == (own, "abcd")
 
 
 @pytest.mark.parametrize("name", ["/tmp/victim", "../up", "..", "a/b", "two\nlines"])

@@ -54,7 +54,7 @@ class Writer:
         found: dict[str, Entry] = {}
         for name, (source, dense) in each(sources.items(), "export", "files"):
             path = self.place / FORMATS[name]
-            log.info("writing %s", path)
+            log.info("writing %s", path.name)
             format_of(name).write(source, path, self.request.opset)
             with TemporaryDirectory() as other:
                 rival = Path(other) / FORMATS[name]
@@ -78,7 +78,7 @@ class Writer:
 
         path = self.place / QUANTIZED["int8"]
         loader = self.data.eval_loader("train", BATCH, "cpu", images=self.request.calibration)
-        log.info("writing %s", path)
+        log.info("writing %s", path.name)
         int8_file.write(exported, path, (images for images, _ in loader), source.facts)
         entry = self._timed(self._compared("int8", path, dense), dense)
         before = certificate.top1(*self.reference)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +25,54 @@ if TYPE_CHECKING:
 
 USAGE, README, MLMODEL = "usage.py", "README.md", "MLmodel"
 ARTIFACTS = "export"  # path among a run's artifacts
+NAMES = (*FILES.values(), USAGE, README, MLMODEL, certificate.NAME)
 CONTENTS = {"torch": "for paredown", "program": "for torch alone", "onnx": "for onnxruntime and other ONNX runtimes"}
 CONTENTS |= {"int8": "the same in 8 bits, rounded"}
 
 
-def clear(place: Path) -> None:
-    """Create the folder and delete the files of an earlier export, no others. Raise UserError if that fails."""
+def require_replaceable(place: Path) -> None:
+    """Create `place`. Raise UserError if that fails, and if it has files of the names of an export's without a
+    certificate beside them: they are something else's."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        for name in (*FILES.values(), USAGE, README, MLMODEL, certificate.NAME):
-            path = place / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write the export into {place}: {error.strerror} (choose another: folder=)") from error
+        raise _unwritable(place, error) from error
+    there = [name for name in NAMES if (place / name).exists()]
+    if there and not (place / certificate.NAME).is_file():
+        what = f"has a {there[0]} that is no export's, as there is no {certificate.NAME}"
+        raise UserError(f"{place} {what}: choose another folder= or remove it")
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """Yield a folder for the files of an export, which replace those of an earlier one in `place` when the context ends
+    and are removed where it fails; other files stay. Raise UserError if `place` cannot be written."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".export-", dir=place))
+    except OSError as error:
+        raise _unwritable(place, error) from error
+    try:
+        yield made
+        try:
+            for name in NAMES:
+                _replace(made / name, place / name)
+        except OSError as error:
+            raise _unwritable(place, error) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _replace(new: Path, old: Path) -> None:
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
+    if new.exists():
+        new.rename(old)
+
+
+def _unwritable(place: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write the export into {place}: {error.strerror} (choose another: folder=)")
 
 
 def complete(place: Path, made: Certificate, name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from paredown.core import requests
-from paredown.core.constraints import Before, Checked, Count, NonNegative
+from paredown.core.constraints import Before, Checked, Count, NonNegative, Threads
 from paredown.core.errors import UserError
 from paredown.core.progress import Mode, mode_of
 from paredown.core.requests import Folder, Listed
@@ -40,7 +40,7 @@ class Request(Checked):
     folder: Folder | None = None
     deploy: Literal["auto", "plain"] = "auto"
     batch: Count = 32
-    threads: Count | None = None
+    threads: Threads | None = None
     opset: Count | None = None
     tolerance: NonNegative = 1e-4
     split: Literal["val", "test"] | None = None

@@ -62,13 +62,14 @@ def export(request: Request) -> Exported:
     if request.quantize and not data.sizes["train"]:
         raise UserError(f"quantize=int8 is calibrated on training images, and {data.name} has none")
     place = request.folder or request.output / "exports" / trained.name
+    folder.require_replaceable(place)
     sources = _sources(request, trained.network, _facts(trained, data))
     reference = Reference.of(trained.network, data, images.split)
-    folder.clear(place)
-    entries = Writer(request, place, data, images, reference).entries(sources)
-    prepared = preparation.difference(data, _facts(trained, data))
-    made = _certificate(request, trained, images, reference, prepared, entries)
-    folder.complete(place, made, trained.name)
+    with folder.replacing(place) as new:
+        entries = Writer(request, new, data, images, reference).entries(sources)
+        prepared = preparation.difference(data, _facts(trained, data))
+        made = _certificate(request, trained, images, reference, prepared, entries)
+        folder.complete(new, made, trained.name)
     if not made.prepares_alike:
         raise Failure(f"usage.py prepares images otherwise than the evaluation: see {place / certificate.NAME}")
     if wrong := [FORMATS[name] for name, entry in entries.items() if not (entry.quantised or entry.equal)]:

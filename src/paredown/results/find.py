@@ -93,10 +93,12 @@ def _experiment(folder: Path, uri: str | None) -> Trained:
 
 
 def _own_server(recorded: str | None, folder: Path) -> str | None:
-    """Return the server that the records in `folder` name, if it is the output's database: another one would get this
-    user's credentials because a file says so. Warn where it is not."""
-    if recorded is None or recorded == f"{SQLITE}{folder.absolute().parents[1] / 'mlflow.db'}":
-        return recorded
+    """Return the output's database, to which a sweep sends what its workers, who name no server, record. Where the
+    records in `folder` name another server, warn and return None: it would get this user's credentials because a file
+    says so."""
+    own = f"{SQLITE}{folder.absolute().parents[1] / 'mlflow.db'}"
+    if recorded is None or recorded == own:
+        return own
     log.warning("not recorded on %s, which %s names: add tracking.uri=%s", public(recorded), folder, public(recorded))
     return None
 
