@@ -76,6 +76,23 @@ def test_random_masks_keep_each_layers_number_of_weights() -> None:
     assert torch.equal(weight[weight != 0], dense().module.get_submodule("layer1.0.conv1").weight[weight != 0])
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"kind": "pair", "factorisation": "in_group", "groups": 2, "bias": True}, {"kind": "branches"}]
+)
+def test_factors_start_with_the_size_of_the_dense_weight(more) -> None:
+    if more.get("kind") == "branches":
+        point, pair = dense(), {"factorisation": "in_group", "groups": 1, "rank": 3}
+        rewrite(point, "layer2.0.conv1", "branches", branches=[pair, pair | {"groups": 2}])
+    else:
+        point = low_rank(**more)
+    control, start = made(budgets(point)), dense()
+    for name in point.blueprint:
+        weight = control.module.get_submodule(name).effective_weight()
+        wanted = start.module.get_submodule(name).weight
+        torch.testing.assert_close(weight.square().mean(), wanted.square().mean(), rtol=1e-4, atol=0)
+        assert not torch.allclose(weight, wanted, rtol=0.1)
+
+
 @pytest.mark.parametrize("more", [{}, {"kind": "pair", "factorisation": "in_group", "groups": 2}])
 def test_random_factors_have_each_layers_rank(more) -> None:
     point = low_rank(**more)
