@@ -18,7 +18,7 @@ from paredown.core.recipe import Recipe
 from paredown.data.datasets.digits import Digits
 from paredown.training.fit import CHECKPOINT, fit
 from paredown.training.machine import Machine
-from paredown.training.module import Row
+from paredown.training.module import LOOK, Row
 
 ARCHITECTURE = {
     "_target_": "paredown.models.cifar.resnet.cifar_resnet",
@@ -56,6 +56,14 @@ def test_it_learns_and_every_epoch_has_its_figures(data: Digits, tmp_path: Path)
     assert names | {"learning_rate", "seconds"} == set(rows[0])
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.05, 0.05, 0.005, 0.0005])
     assert rows[-1]["test/top1"] > 40  # ten classes
+
+
+def test_a_training_that_diverged_is_told_within_its_epoch(data: Digits, tmp_path: Path) -> None:
+    steps: list[float] = []
+    wild = replace(RECIPE, learning_rate=1e30, batch_size=2, epochs=1)
+    with pytest.raises(FloatingPointError, match=r"training diverged: .* in epoch 1"):
+        train(data, tmp_path, stage=Fit("train", wild, (Rates(steps),)))
+    assert len(steps) == LOOK < data.sizes["train"] // 2
 
 
 @identity("test/rates")

@@ -19,6 +19,7 @@ from paredown.training.norms import recompute, trained_norms, warn_of_lag
 from paredown.training.schedule import rate_factor
 
 Row = dict[str, float]  # the figures of one epoch, by metric name
+LOOK = 100  # steps between two looks for a loss that is not finite: each waits for the device
 
 
 class FitModule(pl.LightningModule):
@@ -98,9 +99,11 @@ class FitModule(pl.LightningModule):
             hook.after_backward(self.fit)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Let the hooks act after the optimiser's step."""
+        """Let the hooks act after the optimiser's step. Raise FloatingPointError within LOOK steps of a divergence."""
         for hook in self.hooks:
             hook.after_step(self.fit)
+        if (index + 1) % LOOK == 0:
+            self._require_finite({"train/loss": self._figures("train")["train/loss"]})
 
     def on_validation_epoch_start(self) -> None:
         """Let the hooks act before an epoch is evaluated, recompute the batch norms where the recipe says so, and reset
@@ -135,9 +138,7 @@ class FitModule(pl.LightningModule):
         row["seconds"] = time.perf_counter() - self._started
         for hook in self.hooks:
             row |= hook.after_epoch(self.fit)
-        trained = {name: value for name, value in row.items() if name.startswith(("train/", "penalty/"))}
-        if wrong := {name: value for name, value in trained.items() if not math.isfinite(value)}:
-            raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
+        self._require_finite({name: row[name] for name in row if name.startswith(("train/", "penalty/"))})
         self._keep_if_best(evaluated)
         self.history.append(row | {f"kept/{name}": value for name, value in self._kept.items()})
         if self._given_rate() == 0:
@@ -179,6 +180,10 @@ class FitModule(pl.LightningModule):
         if self.best_on and evaluated[top1 := f"{self.best_on}/top1"] > self._kept.get(top1, -1.0):
             self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
             self._kept = evaluated
+
+    def _require_finite(self, figures: Row) -> None:
+        if wrong := {name: value for name, value in figures.items() if not math.isfinite(value)}:
+            raise FloatingPointError(f"training diverged: {wrong} in epoch {self.current_epoch + 1}")
 
     def _evaluated(self) -> Row:
         return {name: value for split in self.splits for name, value in self._figures(split).items()}
