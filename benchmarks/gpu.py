@@ -12,6 +12,11 @@ is needed. Every command runs on a CPU too (--device cpu), to try it out.
 
 from __future__ import annotations
 
+from paredown.core import interrupt
+
+if __name__ == "__main__":
+    interrupt.install()  # the other imports take seconds, in which Ctrl-C is one line already
+
 import argparse
 import itertools
 import json
@@ -23,20 +28,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from paredown.core.config import SOURCE, compose
+from paredown.core.config import SOURCE, compose, compose_all
+from paredown.core.constraints import Checked, Count, NonNegative, Positive
 from paredown.core.errors import UserError
 from paredown.core.files import read_text
 from paredown.core.keys import digest
 from paredown.core.layout import RESULT
 from paredown.core.recipe import Recipe
+from paredown.core.requests import MISTAKE
 from paredown.core.words import HYDRA, TRUST, root
 from paredown.experiment.prepare import prepare
 from paredown.models.cifar.resnet import cifar_resnet
@@ -70,6 +78,27 @@ def forms(on_gpu: bool) -> Iterator[Form]:
     ):
         if not (graph and (compiled or precision == "fp16")):  # compile captures itself; a scaler branches on values
             yield Form(network, precision, last, compiled, graph)
+
+
+@dataclass(frozen=True)
+class Numbers(Checked):
+    """What the numbers on the command line may be."""
+
+    section: ClassVar[str] = ""
+
+    batch: Count = 128
+    rounds: Count = 3
+    seconds: NonNegative = 1.0
+    at_once: Count = 4
+    minutes: Positive = 8.0
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError with `message`."""
+        raise UserError(message)
 
 
 class Step:
@@ -129,9 +158,12 @@ class Step:
             torch.cuda.synchronize()
 
 
-def throughput(options: argparse.Namespace) -> None:
+def throughput(options: argparse.Namespace) -> int:
     """Time the forms in turn, three rounds, until the deadline; then the best form of each network in several
-    processes that share the device."""
+    processes that share the device. Return 1 if no form could be timed."""
+    require_device(options.device)
+    if options.json:
+        require_place(options.json)
     deadline = time.monotonic() + 60 * options.minutes
     on_gpu = options.device.startswith("cuda")
     every = [form for form in forms(on_gpu) if not options.only or form.network in options.only]
@@ -162,6 +194,26 @@ def throughput(options: argparse.Namespace) -> None:
         device = torch.cuda.get_device_name() if on_gpu else "cpu"
         found = {"device": device, "torch": torch.__version__, "batch": options.batch, "rates": rows, "shared": shared}
         options.json.write_text(json.dumps(found, indent=1))
+    return int(not timed)
+
+
+def require_device(name: str) -> None:
+    """Raise UserError for what is neither the CPU nor a GPU that torch can use."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: write cpu, cuda or cuda:NUMBER") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: write cpu, cuda or cuda:NUMBER")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"--device {name}: torch can use {found} GPUs of this machine; --device cpu tries it out")
+
+
+def require_place(path: Path) -> None:
+    """Raise UserError where no file can be written at `path`: before the timing, not after."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--json {path}: no file can be written there")
 
 
 def _words(form: Form) -> str:
@@ -174,12 +226,29 @@ def sharing(form: Form, processes: int, options: argparse.Namespace) -> float:
     context = multiprocessing.get_context("spawn")
     gate, queue = context.Barrier(processes), context.Queue()
     workers = [context.Process(target=_worker, args=(form, options, gate, queue)) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
-    rates = [queue.get() for _ in workers]
-    for worker in workers:
-        worker.join()
+    try:
+        with _without_interrupts():
+            for worker in workers:
+                worker.start()
+        rates = [queue.get() for _ in workers]
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
     return float(sum(rates))
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold SIGINT back from this process in the `with` block, and for good from those that it starts: they are ended by
+    this one, which says one line."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _worker(form: Form, options: argparse.Namespace, gate: Any, queue: Any) -> None:
@@ -193,25 +262,51 @@ def experiments(options: argparse.Namespace) -> int:
     """Run the experiments of the list, `at_once` at a time, until the deadline. Return 1 if one of them failed."""
     deadline = time.monotonic() + 60 * options.minutes
     every = {name_of(words): words for words in read_list(options.list, options.words)}
-    options.folder.mkdir(parents=True, exist_ok=True)
+    require_composed(options.list, [*every.values()])
+    make_folder(options.folder)
     waiting = [(name, words) for name, words in every.items() if not (options.folder / f"{name}.json").is_file()]
     running: dict[str, tuple[subprocess.Popen[bytes], list[str], float]] = {}
     failed = 0
-    while (waiting or running) and time.monotonic() < deadline:
-        while waiting and len(running) < options.at_once:
-            name, words = waiting.pop(0)
-            log = (options.folder / f"{name}.log").open("wb")
-            command = [sys.executable, str(ROOT / "src" / "run.py"), *words, "tracking=off", "trainer.progress=false"]
-            running[name] = subprocess.Popen(command, stdout=log, stderr=log), words, time.monotonic()
-        for name, (process, words, started) in list(running.items()):
-            if process.poll() is not None:
-                del running[name]
-                failed += process.returncode != 0
-                _report(options.folder, name, words, process.returncode, time.monotonic() - started)
-        time.sleep(0.2)
-    _stop([process for process, _, _ in running.values()])
-    print(f"{len(running) + len(waiting)} experiments are not done: the same command goes on with them")
+    try:
+        while (waiting or running) and time.monotonic() < deadline:
+            while waiting and len(running) < options.at_once:
+                name, words = waiting.pop(0)
+                running[name] = _start(options.folder / f"{name}.log", words), words, time.monotonic()
+            for name, (process, words, started) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    failed += process.returncode != 0
+                    _report(options.folder, name, words, process.returncode, time.monotonic() - started)
+            time.sleep(0.2)
+    finally:
+        _stop([process for process, _, _ in running.values()])
+    left = len(running) + len(waiting)
+    print(f"{failed} experiments failed, {left} experiments are not done: the same command goes on with them")
     return int(failed > 0)
+
+
+def _start(log: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "src" / "run.py"), *words, "tracking=off", "trainer.progress=false"]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file)
+
+
+def require_composed(path: Path, every: Sequence[Sequence[str]]) -> None:
+    """Raise UserError for the first of the experiments `every` in the list `path` that has an unknown key or choice."""
+    composed = compose_all([*words, "tracking=off"] for words in every)
+    for words in every:
+        try:
+            next(composed)
+        except UserError as error:
+            raise UserError(f"{path}: {shlex.join(words)}: {error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path`. Raise UserError where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--folder {path}: {error.strerror}") from error
 
 
 def read_list(path: Path, typed: Sequence[str]) -> list[list[str]]:
@@ -259,9 +354,9 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.kill()
 
 
-def main() -> int:
-    """Return the exit code of the command that was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(typed: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line. Raise UserError for what is wrong with it."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tests")
     timing = commands.add_parser("throughput")
@@ -277,19 +372,34 @@ def main() -> int:
     running.add_argument("--at-once", type=int, default=4)
     running.add_argument("--minutes", type=float, default=9.0)
     running.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "outputs")) / "gpu")
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]  # for src/run.py
-    options = parser.parse_args([word for word in sys.argv[1:] if word not in words])
+    words = [word for word in typed if "=" in word and not word.startswith("-")]  # for src/run.py
+    options = parser.parse_args([word for word in typed if word not in words])
+    if words and options.command != "experiments":
+        raise UserError(f"{options.command} takes no words of an experiment, got {words[0]}: write --OPTION VALUE")
     options.words = words
+    given = vars(options)
+    Numbers(**{item.name: given[item.name] for item in fields(Numbers) if item.name in given})
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Return the exit code of the command that was asked for."""
     if options.command == "tests":
         return subprocess.call([sys.executable, "-m", "pytest", "-m", "gpu", "-q"], cwd=ROOT)
-    if options.command == "experiments":
-        try:
-            return experiments(options)
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
-    throughput(options)
-    return 0
+    return experiments(options) if options.command == "experiments" else throughput(options)
+
+
+def main() -> int:
+    """Return the exit code; a mistake, and an interruption, is one line."""
+    try:
+        with interrupt.working():
+            return run(parse(sys.argv[1:]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return interrupt.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
     from paredown.report.leaderboard_data import Board
+    from paredown.report.runs import Recorded
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -53,8 +54,8 @@ def main() -> None:
     which = {"nargs": "?", "const": "new", "choices": ["new", "all"]}
     parser.add_argument("--time", **which, help="time each setting that was not timed yet, or all")
     options = parser.parse_args()
-    request = Request(sweep=options.sweep, output=options.output, uri=options.uri)
     with exit_codes(), interrupt.working():
+        request = Request(sweep=options.sweep, output=options.output, uri=options.uri)
         doubts = time_settings(request, again=options.time == "all") if options.time else []
         write(request, options.folder)
         if doubts:
@@ -64,7 +65,7 @@ def main() -> None:
 def time_settings(request: Request, again: bool) -> list[str]:
     """Time, one after another, a run of each setting that is no control and has no recorded latency of one image, or
     of each (`again`). Return a line for each that has none now, or one that was taken while other things ran."""
-    runs = read(request).runs
+    runs = _read(request).runs
     groups = [(name, rows) for name, rows in runs[runs["control"] == ""].groupby("setting", sort=False)]
     wanted = [(name, rows) for name, rows in groups if again or TIMED not in rows or rows[TIMED].isna().all()]
     doubts = []
@@ -97,7 +98,7 @@ def _first(request: Request, rows: pandas.DataFrame) -> dict[str, Any] | None:
 def write(request: Request, folder: Path) -> None:
     """Write the data, joined with that of before, then the page and the pictures from the data alone; print what is
     missing from them. Nothing is replaced before all is made."""
-    recorded = read(request)
+    recorded = _read(request)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".leaderboard-") as made:
@@ -110,6 +111,11 @@ def write(request: Request, folder: Path) -> None:
         print(f"Missing: {line}")
     for name in FILES:
         print(folder / name)
+
+
+def _read(request: Request) -> Recorded:
+    """Read what is ranked: no debug runs, whose numbers mean nothing, and times that are comparable."""
+    return leaderboard_data.without_odd_times(read(request, debug=False))
 
 
 def _make(request: Request, runs: pandas.DataFrame, published: Board | None, folder: Path) -> None:

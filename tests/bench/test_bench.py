@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from paredown.bench import record
 from paredown.bench.measure import bench, median_interval
 from paredown.bench.quiet import Quiet, Watch
 from paredown.bench.record import metrics, write
@@ -78,3 +80,18 @@ def test_a_whole_bench(tmp_path: Path) -> None:
     assert '"speed_ups"' in data.read_text() and "deployed fp32" in page.read_text()
     assert metrics(found).keys() >= {"bench/speed_up_b1", "bench/ms_b2", "bench/dense_ms_b2"}
     assert words(found)[-1].startswith(("quiet machine", "NOT a quiet machine"))
+
+
+def test_the_conditions_of_each_batch_are_recorded_with_its_times(monkeypatch) -> None:
+    found: dict[str, str] = {}
+    client = SimpleNamespace(set_tag=lambda run, name, text: found.update({name: text}))
+    monkeypatch.setattr(record, "connect", lambda uri: client)
+    batches = [SimpleNamespace(batch=number, speed_ups=[], times=[]) for number in (1, 32)]
+    loud = Quiet(others=0.3, load=1.0, spread=0.0)
+    timed = SimpleNamespace(batches=batches, threads=2, deploy="plain", device="a CPU", quiet=loud)
+    of = SimpleNamespace(trained=SimpleNamespace(uri="http://host:1", run_id="1"))
+    assert record.record(timed, [], of)
+    assert found == {
+        **dict.fromkeys(("bench/conditions_b1", "bench/conditions_b32"), "threads=2 deploy=plain on a CPU"),
+        **dict.fromkeys(("bench/quiet_b1", "bench/quiet_b32"), "False"),
+    }

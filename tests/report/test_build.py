@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -10,8 +11,11 @@ from paredown.core.errors import UserError
 from paredown.frontier.seeds import DOMINATED, ON_FRONT
 from paredown.report import runs
 from paredown.report.build import build
+from paredown.report.conditions import tags
 from paredown.report.page import render
 from paredown.report.request import Request
+
+DENSE_MACS = 40_813_184  # of ResNet-20
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +152,14 @@ def test_runs_that_a_later_sweep_took_over_still_belong_to_the_first(make_record
     assert "experiments of the sweep that have not begun: 1" in report.missing
 
 
+def test_two_sets_of_images_of_one_name_are_no_seeds_of_one_setting(records) -> None:
+    for seed, images in enumerate(("cats", "xray", "xray")):
+        records.experiment("dense", seed, 90.0 - seed, 1, tags={"sweep": "photos", "images": images})
+    records.experiment("ssc", 0, 88.0, 4, tags={"sweep": "photos"})  # recorded before the tag
+    with pytest.raises(UserError, match=r"2 different sets of images are called digits, in 1, 2 runs"):
+        build(Request(output=str(records.folder), sweep="photos"))
+
+
 @pytest.mark.parametrize(
     ("values", "line"),
     [
@@ -259,3 +271,92 @@ def test_links_lead_to_the_server_that_holds_the_runs(recorded, ask, monkeypatch
     monkeypatch.setattr(runs, "connect", lambda uri: recorded.client)
     remote = runs.read(Request(sweep="mixed", dataset="digits", uri="http://user:password@host:1")).runs
     assert set(remote["link"].str.startswith("http://host:1/")) == {True}
+
+
+@pytest.fixture(scope="module")
+def widths(make_records):
+    """Dense networks of two widths, and what is compressed 2x of each."""
+    records = make_records()
+    for seed in range(2):
+        for width, macs in ((1, DENSE_MACS), (0.5, DENSE_MACS / 4)):
+            model = {"model": {"depth": 20, "width": width}}
+            records.experiment("dense", seed, 91.0, params=model, cost__macs=macs, cost__dense_macs=macs)
+            own = {"cost__macs": macs / 2, "cost__dense_macs": macs, "gain__top1": -1.0}
+            records.experiment("ssc", seed, 90.0, 2, params=model, **own)
+    return records
+
+
+@pytest.mark.parametrize("asked", [{"x": "cost/speed_up"}, {"budget": "speed_up>=2"}, {"y": "gain/top1"}])
+def test_compressions_of_two_dense_networks_share_no_relative_axis(widths, asked) -> None:
+    line = "is relative to dense networks of several sizes, 10.2M, 40.8M MACs: give runs=.* or cost/macs in its place"
+    with pytest.raises(UserError, match=line):
+        build(Request(dataset="cifar10", uri=widths.uri, **asked))
+
+
+def test_a_smaller_dense_network_stands_beside_compressions_of_a_larger_one(widths) -> None:
+    every = build(Request(dataset="cifar10", uri=widths.uri))
+    assert len(every.points) == 4
+    large = every.runs[(every.runs["method"] == "dense") | (every.runs["cost/dense_macs"] == DENSE_MACS)]
+    report = build(Request(runs=tuple(large["run_id"]), uri=widths.uri, x="cost/speed_up", budget="speed_up>=2"))
+    assert len(report.points) == 3 and report.best is not None
+
+
+def test_times_of_several_conditions_are_refused_and_loud_ones_said(make_records) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 91.0, bench__ms_b1=3.0)  # by an older version, which recorded no conditions
+    records.experiment("ssc", 0, 90.0, 2, tags=tags([1, 32], 1, "auto", "cpu", False), bench__ms_b1=2.0)
+    report = build(Request(dataset="cifar10", uri=records.uri, x="bench/ms_b1"))
+    assert len(report.points) == 2
+    assert "runs whose bench/ms_b1 was timed while other things ran: 1" in report.missing
+    records.experiment("ssc", 0, 89.0, 4, tags=tags([1], 2, "plain", "cpu", True), bench__ms_b1=1.0)
+    with pytest.raises(UserError, match=r"several conditions, threads=1 deploy=auto on cpu, threads=2 deploy=plain on"):
+        build(Request(dataset="cifar10", uri=records.uri, x="bench/ms_b1"))
+    build(Request(dataset="cifar10", uri=records.uri))
+
+
+def test_a_metric_does_not_replace_what_is_known_of_a_run(make_records) -> None:
+    records = make_records()
+    names = dict.fromkeys((*runs.COLUMNS, *runs.TAGS), 1.0)
+    run = records.experiment("ssc", 0, 90.0, 2)
+    for name, value in names.items():
+        records.client.log_metric(run, name, value)
+    found = runs.read(Request(dataset="cifar10", uri=records.uri))
+    row = found.runs.iloc[0]
+    assert (row["setting"], row["control"], row["run_id"]) == ("ssc speed_up=2", "", run)
+    assert not {*names} & {*found.metrics} and {*found.runs.columns} == {*names, *found.metrics}
+    with pytest.raises(UserError, match="no metric 'setting' is recorded"):
+        build(Request(dataset="cifar10", uri=records.uri, y="setting"))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, -1e308])
+def test_a_value_that_cannot_be_drawn_is_left_out_and_said(make_records, value) -> None:
+    records = make_records()
+    for seed in range(2):
+        records.experiment("dense", seed, 91.0, train__loss=0.1)
+        records.experiment("ssc", seed, 90.0, 2, train__loss=value)
+    report = build(Request(dataset="cifar10", uri=records.uri, y="train/loss"))
+    assert list(report.points.index) == ["dense"]
+    assert "runs whose train/loss is beyond 1e+100, not shown: 2 of 4" in report.missing
+
+
+ENTRY = {"key": "a", "images": 5, "epochs": 5, "seconds": 10.0, "macs": 1e9}
+
+
+@pytest.mark.parametrize(
+    "price",
+    [
+        [1, 2],
+        {"a": 1},
+        3,
+        [{"key": "a"}],
+        [ENTRY | {"key": 1}],
+        [ENTRY | {"seconds": "long"}, ENTRY],
+        [ENTRY | {"macs": 1e999}],
+        [ENTRY | {"epochs": 10**400}],
+    ],
+)
+def test_a_training_cost_of_another_shape_is_unknown(make_records, price) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 91.0, tags={"price": json.dumps(price)})
+    report = build(Request(dataset="cifar10", uri=records.uri))
+    assert report.training_cost.unknown == 1 and report.runs["price"].iloc[0] is None

@@ -97,3 +97,9 @@ def test_a_row_is_described_in_full() -> None:
     for part in ("svd_training/table3/5", "decomposition=", "regularizer=", "counted by conv", "<b>suspect</b>"):
         assert part in text
     assert row["gain_reference"] in text
+
+
+def test_a_row_is_placed_by_the_dense_network_of_its_own_width() -> None:
+    table = runs({}, *({"model.width": "0.5"},) * 3).assign(**{"cost/dense_macs": [8000.0, 2000.0, 2000.0, 2000.0]})
+    rows, _ = overlay(table, Axis("cost/macs"), Axis("gain/top1"))
+    assert rows.set_index("id").loc[ROW, "x"] == pytest.approx(8000 / 3.87)

@@ -15,7 +15,8 @@ import pytest
 
 from paredown.cli import choices, comparison
 from paredown.core.errors import UserError
-from paredown.report import leaderboard, leaderboard_data, leaderboard_picture
+from paredown.report import leaderboard, leaderboard_data, leaderboard_picture, runs
+from paredown.report.request import Request
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "leaderboard.csv"
@@ -85,6 +86,95 @@ def test_a_setting_that_missed_its_target_says_so(written) -> None:
     reached = np.where(far, 3.7, table["speed_up"])  # 5 % of 4 is 0.2
     table = table.assign(macs=table["macs"] * table["speed_up"] / reached, speed_up=reached)
     assert "| ssc speed_up=4 (missed) |" in leaderboard.page(table, "", "")
+
+
+def narrow(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The settings of `table`, three quarters of whose channels are gone in the dense network, too."""
+    names = {name: table[name] + " width=0.25" for name in ("setting", "key")}
+    return table.assign(macs=table["macs"] / 16, **names)
+
+
+def test_a_target_is_of_its_own_dense_network(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    text = leaderboard.page(pandas.concat([table, narrow(table)]), "", "")
+    assert "missed)" not in text
+    whole, smaller = text.split("### 4x fewer multiply-adds")[1:]
+    assert "| ssc speed_up=4 |" in whole and "width=0.25" not in whole.split("##")[0]
+    assert smaller.startswith(", of a dense network of 2,550,824 MACs") and "| ssc speed_up=4 width=0.25 |" in smaller
+    assert "| 64.00x |" in smaller
+
+
+def test_a_smaller_dense_control_meets_the_target_of_its_point(written) -> None:
+    table = narrow(leaderboard_data.load(written / "leaderboard.csv"))
+    point = table[table["setting"] == "ssc speed_up=4 width=0.25"]
+    control = point.assign(setting="c", control="dense", of=point["setting"], speed_up=1.0, key="c")
+    wide = leaderboard_data.load(written / "leaderboard.csv")
+    assert "c (missed)" not in leaderboard.page(pandas.concat([wide, table, control]), "", "")
+    far = control.assign(macs=control["macs"] * 2)
+    assert "c (missed)" in leaderboard.page(pandas.concat([wide, table, far]), "", "")
+
+
+def test_a_latency_that_was_not_reached_is_missed(make_records, tmp_path) -> None:
+    records = make_records()
+    asked = {"sweep": "timed", "target": "latency_speed_up=2"}
+    for seed in range(2):
+        records.experiment("dense", seed, 91.0 + seed, tags={"sweep": "timed"})
+        records.experiment("ssc", seed, 90.0 + seed, 2, tags=asked, latency__speed_up=1.2)
+        other = {"method": {"name": "trp"}}
+        records.experiment("trp", seed, 90.0 + seed, 2, tags=asked, params=other, latency__speed_up=1.9)
+    board = leaderboard_data.collect(runs.read(Request(sweep="timed", uri=records.uri)).runs)
+    leaderboard_data.write(board, "timed", tmp_path)
+    text = leaderboard.page(leaderboard_data.load(tmp_path / "leaderboard.csv"), "", "")
+    assert "| ssc latency_speed_up=2 (missed) |" in text and "| trp latency_speed_up=2 |" in text
+
+
+def test_the_file_has_a_measured_speed_up_only_where_a_run_has_one(written) -> None:
+    assert "latency_speed_up" not in (written / "leaderboard.csv").read_text()
+    assert leaderboard_data.load(written / "leaderboard.csv")["latency_speed_up"].isna().all()
+
+
+def test_where_no_setting_sees_images_that_is_said(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    table = table[table["method"] != "dense"].assign(compression_images=0)
+    with pytest.raises(UserError, match="cannot be ranked: no setting sees training images"):
+        leaderboard.page(table, "", "")
+
+
+@pytest.mark.parametrize(
+    ("odd", "line"),
+    [
+        ({"final__top1": math.nan}, "has final/top1 nan"),
+        ({"cost__macs": -5.0}, "has cost/macs -5.0"),
+        ({"price__images": math.inf}, "has price/images 1.79.*"),  # MLflow's infinity
+        ({"tags": {"seed": ""}}, "has no seed"),
+        ({"tags": {"seed": "first"}}, "has seed first"),
+    ],
+)
+def test_a_run_that_cannot_be_ranked_is_named(make_records, odd, line) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 91.0)
+    run = records.experiment("ssc", 1, 90.0, 2, **odd)
+    with pytest.raises(UserError, match=rf"run ssc-1 \({run}\) {line}: it cannot be ranked; delete it in MLflow"):
+        leaderboard_data.collect(runs.read(Request(dataset="cifar10", uri=records.uri)).runs)
+
+
+def test_a_training_cost_of_another_shape_stops_no_board(make_records) -> None:
+    records = make_records()
+    records.experiment("dense", 0, 91.0, tags={"price": '[{"key": "a"}, 2]'})
+    table = leaderboard_data.collect(runs.read(Request(dataset="cifar10", uri=records.uri)).runs).table
+    assert list(table["trainings"]) == [0]
+
+
+def test_names_of_the_user_are_no_markdown(written) -> None:
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    names = {"ssc speed_up=3": "a|b <script>alert(1)</script>", "ssc speed_up=4": "[x](javascript:alert(1)) `c\n"}
+    table = table.assign(setting=table["setting"].replace(names), device="<b>|")
+    text = leaderboard.page(table, "", "")
+    assert "| a&#124;b &lt;script&gt;alert(1)&lt;/script&gt; | 3 |" in text and "Trained on &lt;b&gt;&#124;:" in text
+    assert "| &#91;x&#93;(javascript:alert(1)) &#96;c&#92;n | 3 |" in text
+    once = table.assign(compression_images=np.where(table["setting"] == names["ssc speed_up=3"], 0, 1))
+    once = once[(once["compression_images"] == 1) | (once["seed"] == 0)]
+    assert "no setting has two seeds: a&#124;b &lt;script" in leaderboard.page(once, "", "")
 
 
 def test_the_pairs_of_every_table_count_once(written) -> None:
@@ -247,6 +337,11 @@ def test_the_files_of_two_boards_are_not_mixed(written, tmp_path) -> None:
         assert old in whole
         (folder / "leaderboard.csv").write_text(whole.replace(old, new, 1))
         with pytest.raises(UserError, match=f"leaderboard.csv is no leaderboard's data: {why}"):
+            leaderboard_data.read(folder, "whole")
+    table = leaderboard_data.load(written / "leaderboard.csv")
+    for column, value in (("images", math.inf), ("trainings", math.inf), ("macs", -5), ("hours", -1), ("sparsity", 2)):
+        table.assign(**{column: float(value)}).to_csv(folder / "leaderboard.csv", index=False)
+        with pytest.raises(UserError, match=f"is no leaderboard's data: column {column} has {float(value):g}"):
             leaderboard_data.read(folder, "whole")
     (folder / "leaderboard.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="is no leaderboard's data: it has no column setting, method"):

@@ -12,8 +12,12 @@ import pandas
 import pytest
 
 from paredown.core import interrupt
+from paredown.core.errors import UserError
+from paredown.report.conditions import tags
 from paredown.report.request import Request
+from paredown.report.runs import Recorded
 
+PLAIN = tags([1], 2, "plain", "cpu", True)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "leaderboard.py"
 
 
@@ -38,8 +42,8 @@ def benched(script, monkeypatch, request_of) -> list[str]:
     names = ("before", "new", "half", "lost", "loud")
     rows = [{"setting": name, "seed": str(s), "run_id": f"{name}-{s}", "control": ""} for name in names for s in (1, 0)]
     rows += [{"setting": "new control=random", "seed": "0", "run_id": "control", "control": "random"}]
-    table = pandas.DataFrame(rows).assign(**{script.TIMED: [1.0, *[None] * (len(rows) - 1)]})
-    monkeypatch.setattr(script, "read", lambda request: SimpleNamespace(runs=table))
+    table = pandas.DataFrame(rows).assign(bench=[{}] * len(rows), **{script.TIMED: [1.0, *[None] * (len(rows) - 1)]})
+    monkeypatch.setattr(script, "read", lambda request, debug: Recorded(table, []))
     asked: list[str] = []
 
     def run(command: list[str], check: bool) -> SimpleNamespace:
@@ -67,6 +71,38 @@ def test_a_setting_that_cannot_be_timed_does_not_stop_the_others(script, benched
 def test_all_are_timed_again_with_the_run_that_was(script, benched, request_of) -> None:
     script.time_settings(request_of, again=True)
     assert benched[:2] == ["before-1", "new-0"]
+
+
+def test_what_was_timed_under_other_conditions_is_timed_again(script, benched, request_of, monkeypatch) -> None:
+    before = script.read(request_of, debug=False).runs
+    monkeypatch.setattr(script, "read", lambda request, debug: Recorded(before.assign(bench=[PLAIN] * len(before)), []))
+    script.time_settings(request_of, again=False)
+    assert benched[:2] == ["before-0", "new-0"]
+
+
+def test_a_board_has_no_times_of_other_conditions_and_no_debug_runs(script, make_records) -> None:
+    records, sweep = make_records(), {"sweep": "some"}
+    records.experiment("dense", 0, 91.0, tags=sweep, bench__ms_b1=3.0)
+    records.experiment("dense", 1, 91.0, tags=sweep | tags([1], 1, "auto", "cpu", True), bench__ms_b1=3.5)
+    plain = tags([1], 2, "plain", "cpu", True) | tags([32], 1, "auto", "cpu", True)  # of two benches
+    records.experiment("ssc", 0, 90.0, 2, tags=sweep | plain, bench__ms_b1=1.0, bench__ms_b32=9.0)
+    records.experiment("ssc", 1, 12.0, 2, tags=sweep | {"debug": "fast"})
+    found = script._read(Request(sweep="some", uri=records.uri))
+    times = found.runs.set_index("name")["bench/ms_b1"].dropna()
+    assert times.to_dict() == {"dense-0": 3.0, "dense-1": 3.5} and len(found.runs) == 3
+    assert found.runs["bench/ms_b32"].dropna().tolist() == [9.0]
+    assert "debug runs left out: 1" in found.missing
+    assert "runs with times of other conditions than threads=1 deploy=auto, left out: 1" in found.missing
+    only = Request(runs=(records.experiment("ssc", 2, 12.0, 4, tags={"debug": "fast"}),), uri=records.uri)
+    with pytest.raises(UserError, match="has only debug runs, whose numbers mean nothing"):
+        script._read(only)
+
+
+def test_a_sweep_without_a_name_is_one_line(script, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["leaderboard.py", "--sweep", ""])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("code", [interrupt.INTERRUPTED, -2])

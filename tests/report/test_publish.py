@@ -66,6 +66,18 @@ def test_names_of_the_user_are_no_html(make_records) -> None:
     assert "<b>bold</b>" not in files[0].read_text() and "<script>alert" not in files[0].read_text()
 
 
+def test_names_of_the_user_are_no_markdown(make_records) -> None:
+    records = make_records()
+    for seed, note in enumerate(("a|b <script>alert(1)</script> [x](javascript:alert(1))", "`c`")):
+        records.experiment("dense", seed, 90.0 + seed, params={"method": {"note": note}})
+    report, _ = refresh(Request(output=str(records.folder), dataset="cifar10"))
+    text = description(report, "run", "1")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {6} and "<script" not in text and "[x]" not in text
+    assert "dense note=a&#124;b &lt;script&gt;alert(1)&lt;/script&gt; &#91;x&#93;(javascript:alert(1))" in text
+    assert "note=&#96;c&#96;" in text
+
+
 def test_debug_runs_named_by_id_are_marked(make_records) -> None:
     records = make_records()
     run_id = records.experiment("dense", 0, 90.0, tags={"debug": "fast"})
@@ -106,7 +118,7 @@ def test_the_sweeps_page_shows_it(published, recorded) -> None:
     note = run_.data.tags[NOTE]
     assert f"get-artifact?path=front.png&run_uuid={report.parent}" in note and len(note) < 8000
     parts = (
-        "Best under cost/speed_up >= 2: ssc speed_up=4",
+        "Best under cost/speed_up &gt;= 2: ssc speed_up=4",
         "![",
         "| **dense** | 3 |",
         "Dominated area",

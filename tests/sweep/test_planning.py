@@ -14,6 +14,7 @@ from paredown.experiment.prepare import prepare
 from paredown.methods.filters.pruning import PruneChannels
 from paredown.run import walk
 from paredown.sweep.planning import plan
+from paredown.sweep.progress import Progress
 from paredown.sweep.spec import load
 from paredown.sweep.terminal import summary
 from paredown.sweep.worker import trial_spec
@@ -107,6 +108,26 @@ def test_a_mistake_ends_with_exit_code_2(written) -> None:
     words = written("grid: {sparcity: [1]}")
     ended = subprocess.run([sys.executable, str(SWEEP), *words], capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and ended.stdout == "" and len(ended.stderr.splitlines()) == 1
+
+
+def test_a_metric_that_no_run_records_ends_with_exit_code_2(written) -> None:
+    words = written("metrics: {accuracy: final/topp1}")
+    ended = subprocess.run([sys.executable, str(SWEEP), *words], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stdout == "" and len(ended.stderr.splitlines()) == 1
+
+
+def test_a_metric_that_no_finished_run_had_is_named(written) -> None:
+    words = ["stop.rule=median", "stop.metric=mine/x", "metrics.accuracy=mine/y"]
+    progress = Progress(plan(load([*written(SHARED), *words])))
+    assert progress.unrecorded == []  # nothing is finished yet
+    first, second = list(progress.planned)[:2]
+    progress.results[first] = {"cost/macs": 1.0}
+    trial = progress.submit(progress.planned[second])
+    progress.record_epoch(trial, {"stage": "train", "epoch": 1, "epochs": 2, "images": 70, "val/top1": 9.0})
+    assert progress.unrecorded == ["metrics.accuracy=mine/y", "stop.metric=mine/x"]
+    progress.results[second] = {"mine/y": 1.0}
+    progress.reported.add("mine/x")
+    assert progress.unrecorded == []
 
 
 def test_help_names_the_sweeps() -> None:

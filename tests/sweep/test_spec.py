@@ -108,6 +108,26 @@ MISTAKES = {
     ("grid: {output: [/tmp/a, /tmp/b]}",): "a sweep has one output, this one asks for /tmp/a, /tmp/b",
     ("grid: {output: ['s3://b/x']}",): "output=s3://b/x is no folder: name it as store=",
     ("", "store=sss://b/x"): "store=sss://b/x is no address: ValueError: Protocol not known: sss",
+    ("metrics: {accuracy: final/topp1}",): "metrics.accuracy='final/topp1' (no such metric: did you mean final/top1",
+    ("", "metrics.cost=cost/mac"): "metrics.cost='cost/mac' (no such metric: did you mean cost/macs",
+    ("stop: {rule: median, metric: final/top1}",): "stop.metric='final/top1' (of a finished run, not recorded",
+    (
+        "",
+        "stop.rule=asha",
+        "stop.metric=test/topp1",
+    ): "stop.metric='test/topp1' (no such metric: did you mean test/top1",
+    (
+        "points: [[sparsity=0.9, sparsity=0.95]]",
+    ): "points.0=['sparsity=0.9', 'sparsity=0.95'] (sparsity is given twice)",
+    ("points: [[seed=1], [seed=1, ++seed=2]]",): "points.1=['seed=1', '++seed=2'] (seed is given twice)",
+    ("grid: {sparsity: [0.8, 0.9], +sparsity: [0.95]}",): "grid=['sparsity', '+sparsity'] (sparsity is given twice)",
+    ("points: [[method=dense, seed=3]]\nseeds: [0, 1]",): "points.0=['method=dense', 'seed=3'] (no seed beside seeds",
+    ("grid: {seed: [3]}", "seeds=[0]"): "grid=['seed'] (no seed beside seeds",
+    (
+        "protocols: {x/../../../tmp/evil: [seed=1]}",
+        "protocol=x/../../../tmp/evil",
+    ): "protocols='x/../../../tmp/evil' (let",
+    ("protocols: {it's: [seed=1]}",): 'protocols="it\'s" (letters, digits',
     ("", "resources.across_nodes=true"): "resources.across_nodes=True (for 2 resources.workers or more)",
 }
 
@@ -123,6 +143,17 @@ def test_a_mistake_is_one_line(mistake, written, tmp_path) -> None:
     with pytest.raises(UserError) as raised:
         plan(load([*more, *words]))
     assert MISTAKES[mistake] in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', ".hidden", "-x", "a;b", "a\nb", "x" * 101])
+def test_a_file_whose_name_is_no_name_of_a_folder_is_refused(written, name: str) -> None:
+    with pytest.raises(UserError, match=r"name=.*\(letters, digits"):
+        load(written("", name))
+
+
+def test_controls_of_a_point_add_up_and_a_name_may_have_spaces(written) -> None:
+    (point,) = points(load(written("points: [[seed=1, controls=random, controls=uniform]]", "a sweep+1.v2")))
+    assert set(point.controls) == {"random", "uniform"}
 
 
 def test_hydras_own_ways_to_write_a_key_are_let_through(written) -> None:

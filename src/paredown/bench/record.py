@@ -10,6 +10,7 @@ from paredown.bench.measure import Bench
 from paredown.bench.subject import Subject
 from paredown.core.errors import UserError
 from paredown.core.files import write_text
+from paredown.report.conditions import tags
 from paredown.tracking.client import connect, outages_as, public
 
 DATA, PAGE = "bench.json", "bench.html"
@@ -28,7 +29,8 @@ def write(bench: Bench, folder: Path) -> list[Path]:
 
 
 def record(bench: Bench, paths: list[Path], subject: Subject) -> bool:
-    """Log the files as artifacts of the subject's run and the metrics bench/...; return False if it has no run."""
+    """Log the files as artifacts of the subject's run, the metrics bench/... and, as tags, the conditions under which
+    they were timed; return False if it has no run."""
     trained = subject.trained
     if not (trained and trained.uri and trained.run_id):
         return False
@@ -38,6 +40,9 @@ def record(bench: Bench, paths: list[Path], subject: Subject) -> bool:
             client.log_artifact(trained.run_id, str(path))
         for name, value in metrics(bench).items():
             client.log_metric(trained.run_id, name, value)
+        batches = [batch.batch for batch in bench.batches]
+        for name, text in tags(batches, bench.threads, bench.deploy, bench.device, bench.quiet.quiet).items():
+            client.set_tag(trained.run_id, name, text)
     return True
 
 

@@ -104,4 +104,6 @@ def _run(words: list[str], only_plan: bool) -> bool:
     _compare(progress)
     if (report := planned.folder / "report.html").is_file():
         print(f"report   {report}\nMLflow   {dashboard(planned.output)}")
+    if missing := progress.unrecorded:
+        raise Failure(f"no experiment of {sweep.name} recorded {', '.join(missing)}: give a metric that runs have")
     return bool(progress.failed)

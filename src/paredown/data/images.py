@@ -148,6 +148,7 @@ class ImageData(ABC):
             "test": (contents.test, np.flatnonzero(contents.test.labels < self.num_classes)),
         }
         self.sizes = {name: len(rows) for name, (_, rows) in self._splits.items()}
+        self.fingerprint = contents.fingerprint
         self.key = digest(self._identity(contents.fingerprint))
 
     def _identity(self, fingerprint: str) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from paredown.core.errors import UserError, printable
-from paredown.core.formatting import counted
+from paredown.core.formatting import counted, si
 from paredown.core.layout import BENCH, LAYERS
 from paredown.frontier import front
 from paredown.frontier.axes import Axis, Budget, axis, budgets
 from paredown.frontier.seeds import UNDECIDED, Estimate
 from paredown.report.compare import overlay
+from paredown.report.conditions import BENCHED, conditions, loud
 from paredown.report.controls import controls
 from paredown.report.formatting import hover
 from paredown.report.layers import Layer, artifact, read_layers
@@ -26,6 +27,8 @@ from paredown.tracking.client import connect, outages_as
 if TYPE_CHECKING:
     import pandas
 
+LARGEST = 1e100  # value of an axis that can be drawn: squares of larger ones overflow
+DENSE, MACS, DENSE_MACS = "dense", "cost/macs", "cost/dense_macs"
 DENSE_AT = {"cost/speed_up": 1.0, "cost/compression": 1.0, "cost/sparsity": 0.0, "latency/speed_up": 1.0}
 
 
@@ -134,6 +137,7 @@ def build(request: Request) -> Report:
     best = front.best(runs, y, bounds) if bounds else None
     areas, corner = _areas(runs, x, y)
     missing = recorded.missing + _missing(points, every, cost, bounds, best) + _not_known(runs, bounds)
+    missing += _loud(runs, [x, y, *(bound.axis for bound in bounds)])
     chosen = _choose(request, runs, points, best, y, missing)
     if chosen.layers is None:
         missing.append(f"the layers of {chosen.run['name']}: its run has no {LAYERS}")
@@ -167,22 +171,49 @@ def _usable(recorded: Recorded, axes: list[Axis]) -> pandas.DataFrame:
     for name in names:
         if lost := int(runs[name].isna().sum()):
             recorded.missing.append(f"runs without {name}, not shown: {lost} of {len(runs)}")
-    usable = runs.dropna(subset=names)
+        if lost := int((runs[name].abs() > LARGEST).sum()):
+            recorded.missing.append(f"runs whose {name} is beyond {LARGEST:g}, not shown: {lost} of {len(runs)}")
+    usable = runs[(runs[names].abs() <= LARGEST).all(axis=1)]
     if usable.empty:
         raise UserError(f"no run has {' and '.join(names)} together")
     return usable
 
 
 def _require_comparable(runs: pandas.DataFrame, axes: list[Axis]) -> None:
-    """Raise UserError where an axis or a bound is relative to several networks, or was measured on several devices."""
+    """Raise UserError where an axis or a bound is relative to several networks, or was measured on several devices or
+    under several conditions."""
     for one in axes:
         known = runs[runs[one.name].notna()]
         if one.relative and known["model"].nunique() > 1:
             models = ", ".join(sorted(set(known["model"])))
             raise UserError(f"{one.name} is relative to each model's own dense network: give model= one of {models}")
+        if one.relative and len(references := _references(known)) > 1:
+            listed = ", ".join(map(si, references))
+            remedy = f"give runs=[...] of one of them, or {MACS} in its place"
+            raise UserError(f"{one.name} is relative to dense networks of several sizes, {listed} MACs: {remedy}")
         if one.measured and known["device"].nunique() > 1:
             devices = ", ".join(sorted(set(known["device"])))
             raise UserError(f"{one.name} was measured on several devices, {devices}: give runs=[...] of one of them")
+        timed = {conditions(tags, one.name) for tags in known["bench"]} - {""}
+        if len(timed) > 1:
+            listed = ", ".join(sorted(timed))
+            raise UserError(f"{one.name} was timed under several conditions, {listed}: give runs=[...] of one of them")
+
+
+def _references(runs: pandas.DataFrame) -> list[float]:
+    """Return the MACs of the dense networks that `runs` are relative to, without those of dense networks themselves:
+    a smaller one is against itself, and stands beside compressions of a larger one."""
+    if DENSE_MACS not in runs:
+        return []
+    compressed = (runs["method"] != DENSE) & (runs["control"] != DENSE)
+    return sorted(set(runs.loc[compressed, DENSE_MACS].dropna()))
+
+
+def _loud(runs: pandas.DataFrame, axes: list[Axis]) -> list[str]:
+    """Return a line for each of `axes` that a bench timed in some of `runs` while other things ran."""
+    known = {one.name: runs.loc[runs[one.name].notna(), "bench"] for one in axes if one.name.startswith(BENCHED)}
+    counts = {name: sum(loud(tags, name) for tags in bench) for name, bench in known.items()}
+    return [f"runs whose {name} was timed while other things ran: {count}" for name, count in counts.items() if count]
 
 
 def _not_known(runs: pandas.DataFrame, bounds: list[Budget]) -> list[str]:

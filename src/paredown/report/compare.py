@@ -43,10 +43,11 @@ def overlay(runs: pandas.DataFrame, x: Axis, y: Axis) -> tuple[pandas.DataFrame,
     if same.empty:
         where = f"{runs['dataset'].iloc[0]} with {', '.join(models)}"
         return same.assign(x=0.0, y=0.0, text=""), [f"no published row is on {where}"]
-    fits = same.apply(lambda row: _fits(row["network"], row["model"], runs), axis=1).astype(bool)
+    alike = {name: _alike(row["network"], row["model"], runs) for name, row in same.iterrows()}
+    fits = same.index.map(lambda name: not alike[name].empty).astype(bool)
     why = _networks(same[~fits])
     placed = same[fits].copy()
-    placed["x"] = [_cost(row, x, runs) for _, row in placed.iterrows()]
+    placed["x"] = [_cost(row, x, alike[name]) for name, row in placed.iterrows()]
     placed["y"] = placed[ACCURACIES[y.name]] if y.name in ACCURACIES else float("nan")
     why += _without(placed, x, y)
     placed = placed.dropna(subset=["x", "y"])
@@ -70,13 +71,11 @@ def _wrapped(text: str) -> str:
     return "<br>".join(textwrap.wrap(text, 60))
 
 
-def _fits(network: dict[str, Any], model: str, runs: pandas.DataFrame) -> bool:
-    """Return whether any run of `model` has the network that the paper used."""
+def _alike(network: dict[str, Any], model: str, runs: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the runs of `model` that have the network that the paper used."""
     wanted = _settings(model) | {name: str(value) for name, value in network.items()}
-    return any(
-        {name: params.get(f"model.{name}") for name in wanted} == wanted
-        for params in runs.loc[runs["model"] == model, "params"]
-    )
+    of_model = runs[runs["model"] == model]
+    return of_model[[{name: params.get(f"model.{name}") for name in wanted} == wanted for params in of_model["params"]]]
 
 
 UNPRINTED = ("weights", "head", "weight_decay", "defaults")  # settings of a model that make no other network
@@ -104,11 +103,12 @@ def _networks(others: pandas.DataFrame) -> list[str]:
     return lines
 
 
-def _cost(row: Any, x: Axis, runs: pandas.DataFrame) -> float:
+def _cost(row: Any, x: Axis, alike: pandas.DataFrame) -> float:
+    """Return the value of a published row on `x`, of a cost by the dense network of the runs `alike`, which have its
+    network: others of the model may be of another width."""
     if x.name in OF_DENSE:
         dense, ratio = OF_DENSE[x.name]
-        costs = runs.loc[runs["model"] == row["model"], dense] if dense in runs else runs["model"][:0]
-        return float(costs.median()) / row[ratio] if len(costs) else float("nan")
+        return float(alike[dense].median()) / row[ratio] if dense in alike else float("nan")
     if x.name in COSTS:
         return float(row[COSTS[x.name]])
     if x.name == f"cost/speed_up_{row['counting']}":

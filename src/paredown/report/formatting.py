@@ -5,11 +5,19 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from paredown.core.errors import printable
 from paredown.core.formatting import plus_minus, si
 from paredown.frontier.axes import Axis
 from paredown.frontier.seeds import Estimate
 from paredown.report.targets import HEAD, cell
 from paredown.report.training_cost import TrainingCost
+
+MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "|[]`*\\"}  # a backslash before | does not do in every renderer
+
+
+def markdown(text: str) -> str:
+    """Return `text` as Markdown shows it literally, in a table too: what was recorded makes no link, tag or column."""
+    return escape(printable(text), quote=False).translate(MARKS)
 
 
 def hover(name: str, row: Any, x: Axis, y: Axis, cost: TrainingCost) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paredown.core.errors import UserError
-from paredown.core.formatting import si
+from paredown.core.formatting import grouped, si
 from paredown.core.target import Target
 from paredown.frontier.ranking import Ranking, rank
 from paredown.frontier.seeds import mean
 from paredown.report.claims import NOT_RUN, verdicts
+from paredown.report.formatting import markdown
 from paredown.report.leaderboard_data import METRICS, TIMES, target_of
 
 if TYPE_CHECKING:
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 DENSE = "dense"  # the method that compresses nothing
 CLOSE = 0.1  # of a speed-up: dense networks whose own differs less are ranked beside what reaches it
 SHOWN = ("bytes", "images", "other_images")
+UNRANKED = "the leaderboard cannot be ranked"
+SAME = 6  # decimals of the size of two dense networks that are one, as the file rounds its numbers
 
 
 def rankings(table: pandas.DataFrame) -> dict[str, Ranking]:
     """Return the rankings by top-1 of the settings of `table` that are compared, by title; a part none of whose
     settings has two seeds has none. Raise UserError where there is none at all, and for an accuracy that is NaN."""
+    if table.empty:
+        raise UserError(f"{UNRANKED}: no setting sees training images, beside which those without are ranked")
     several = table.groupby("setting").size() > 1
     parts = {title: names for title, names in _parts(table).items() if several[list(names)].any()}
     if not parts:
-        raise UserError("the leaderboard cannot be ranked: no setting has two seeds: nothing says how much they vary")
+        raise UserError(f"{UNRANKED}: no setting has two seeds: nothing says how much they vary")
     return {title: _ranking(table[table["setting"].isin(names)]) for title, names in parts.items()}
 
 
@@ -41,7 +46,7 @@ def _ranking(table: pandas.DataFrame) -> Ranking:
     try:
         return rank({str(name): group["top1"].to_numpy(float) for name, group in table.groupby("setting")})
     except ValueError as error:
-        raise UserError(f"the leaderboard cannot be ranked: {error}") from error
+        raise UserError(f"{UNRANKED}: {error}") from error
 
 
 def timed_alike(table: pandas.DataFrame) -> pandas.DataFrame:
@@ -83,14 +88,20 @@ def page(table: pandas.DataFrame, picture: str, data: str) -> str:
 
 def _settings(table: pandas.DataFrame) -> pandas.DataFrame:
     """Return a row for each setting of `table`: the means of its runs, with the number of its seeds, `spread` (their
-    standard deviation), method, target, and `missed` (the target, by more than its tolerance). Speed-ups are against
-    the largest network: the recorded one of a smaller dense network is against itself."""
+    standard deviation), method, target, control, `of`, `dense_macs` (of the dense network that its target is relative
+    to, at whose `size`, as a share of the largest), and `missed` (the target, by more than its tolerance). Speed-ups
+    are against the largest network: the recorded one of a smaller dense network is against itself."""
     groups = table.groupby("setting")
     rows = groups.agg(dict.fromkeys(METRICS, lambda column: mean(column.dropna())))
     rows = rows.join(groups.agg(seeds=("seed", "nunique"), spread=("top1", "std")))
-    rows = rows.join(groups[["method", "target"]].first())
-    rows["speed_up"] = (table["macs"] * table["speed_up"]).max() / rows["macs"]
+    rows = rows.join(groups[["method", "target", "control", "of"]].first())
+    own = (table["macs"] * table["speed_up"]).groupby(table["setting"]).max()
+    smaller = (rows["method"] == DENSE) | (rows["control"] == DENSE)
+    rows["dense_macs"] = own.mask(smaller, rows["of"].map(own)).fillna(own.max())
+    rows["size"] = (rows["dense_macs"] / own.max()).round(SAME).fillna(1.0)
+    rows["speed_up"] = rows["dense_macs"] / rows["macs"]
     rows["missed"] = [_missed(row) for _, row in rows.iterrows()]
+    rows["speed_up"] = own.max() / rows["macs"]
     return rows
 
 
@@ -101,21 +112,26 @@ def _missed(row: pandas.Series[Any]) -> bool:
 
 
 def _parts(table: pandas.DataFrame) -> dict[str, set[str]]:
-    """Return the names of the settings of `table` that are ranked together, by title: those of one target, and with a
-    speed-up the dense networks of about the same."""
+    """Return the names of the settings of `table` that are ranked together, by title: those of one target of one dense
+    network, and with a speed-up the dense networks of about the same."""
     settings = _settings(table)
     dense = settings.index[settings["method"] == DENSE]
     parts = {"Dense": set(dense)} if len(dense) else {}
     targets = {target for text in settings["target"] if (target := target_of(text))}
     for target in sorted(targets, key=lambda target: (target.quantity, target.value)):
-        names = set(settings.index[settings["target"] == str(target)])
-        if target.quantity == "speed_up":
-            close = (settings.loc[dense, "speed_up"] / target.value - 1).abs() < CLOSE
-            names |= set(dense[close])
-        parts[_title(target)] = names
+        for size, rows in sorted(settings[settings["target"] == str(target)].groupby("size"), reverse=True):
+            names = set(rows.index)
+            if target.quantity == "speed_up":
+                close = (settings.loc[dense, "speed_up"] * size / target.value - 1).abs() < CLOSE
+                names |= set(dense[close])
+            parts[_title(target) + _of_smaller(size, rows)] = names
     if loose := set(settings.index) - set().union(*parts.values()):
         parts["Without a target"] = loose
     return parts
+
+
+def _of_smaller(size: Any, rows: pandas.DataFrame) -> str:
+    return "" if size == 1 else f", of a dense network of {grouped(rows['dense_macs'].max())} MACs"
 
 
 def _title(target: Target) -> str:
@@ -155,7 +171,7 @@ def _head(table: pandas.DataFrame, picture: str, data: str, rankings: Sequence[R
 
 
 def _each(column: pandas.Series[str]) -> str:
-    return ", ".join(sorted(set(column)))
+    return ", ".join(markdown(text) for text in sorted(set(column)))
 
 
 RANKS_TEXT = """## Ranks
@@ -185,7 +201,7 @@ HEAD = " | ".join(
 
 def _ranks(found: Ranking | None, names: Collection[str], settings: pandas.DataFrame) -> Iterator[str]:
     if found is None:
-        yield f"Not ranked yet, since no setting has two seeds: {', '.join(sorted(names))}."
+        yield f"Not ranked yet, since no setting has two seeds: {', '.join(map(markdown, sorted(names)))}."
         return
     yield f"| {HEAD} |"
     yield f"|{'---|' * (HEAD.count('|') + 1)}"
@@ -194,7 +210,7 @@ def _ranks(found: Ranking | None, names: Collection[str], settings: pandas.DataF
         accuracy = [f"{row['top1']:.2f}", interval(found, name), _shown(row["spread"], "{:.2f}"), found.letters[name]]
         cells = [
             place,
-            f"{name} (missed)" if row["missed"] else name,
+            f"{markdown(name)} (missed)" if row["missed"] else markdown(name),
             row["seeds"],
             *accuracy,
             _shown(row["macs"]),

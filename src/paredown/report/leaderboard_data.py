@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from paredown.core.constraints import make
 from paredown.core.errors import UserError
 from paredown.core.files import read_json
 from paredown.core.target import Target
+from paredown.report.conditions import BENCHED, usual
 from paredown.report.grouping import CONTROL, Described, controlled, identity, key, label, labels, varied
 
 if TYPE_CHECKING:
     import pandas
+
+    from paredown.report.runs import Recorded
 
 RUNS, SETTINGS = "leaderboard.csv", "leaderboard_settings.json"
 METRICS = {
@@ -34,14 +37,20 @@ METRICS = {
     "dense_ms_b1": "bench/dense_ms_b1",
     "ms_b32": "bench/ms_b32",
     "dense_ms_b32": "bench/dense_ms_b32",
+    "latency_speed_up": "latency/speed_up",
 }
+OPTIONAL = ("latency_speed_up",)  # columns that the file has only where a run has them, as before they were known
 TIMES = ("ms_b1", "ms_b32")
+LARGEST = 1e100  # squares of larger numbers overflow
+LIMITS = {"top1": (0.0, 100.0), "sparsity": (-LARGEST, 1.0)}  # factors of full rank have more weights than the dense
 SPENT = ("trainings", "hours")  # columns of what a run trained and no run above it: their sums are those of all
 SECONDS_AN_HOUR = 3600
 TAGS = ("setting", "method", "target", "control", "of", "seed", "model", "dataset", "device", "code", "key")
 NO_TARGET = "none"  # the tag of a run without a target
 LABELLED = ("method", "target", "model", CONTROL)  # the tags that a label is made of
 ONE_RUN = ["key", "seed"]
+ALWAYS = ("top1", *SPENT)
+SEED = "[0-9]{1,18}"
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,47 @@ class _Settings:
     settings: dict[str, dict[str, str]]
 
 
+def without_odd_times(recorded: Recorded) -> Recorded:
+    """Return `recorded` without what a bench timed under other conditions than those of a board (`conditions.usual`),
+    which a line in its `missing` counts."""
+    import pandas
+
+    runs = recorded.runs
+    timed = [metric for metric in METRICS.values() if metric.startswith(BENCHED) and metric in runs]
+    alike = {metric: [usual(tags, metric) for tags in runs["bench"]] for metric in timed}
+    kept = runs.assign(**{metric: runs[metric].where(pandas.Series(alike[metric], runs.index)) for metric in timed})
+    lost = int((runs[timed].notna() & kept[timed].isna()).any(axis=1).sum())
+    lines = [f"runs with times of other conditions than threads=1 deploy=auto, left out: {lost}"] if lost else []
+    return replace(recorded, runs=kept, missing=recorded.missing + lines)
+
+
 def collect(runs: pandas.DataFrame) -> Board:
-    """Return the board of recorded `runs`."""
+    """Return the board of recorded `runs`. Raise UserError for one whose seed or whose numbers cannot be."""
     import pandas
 
     runs = runs.sort_values(["setting", "seed"], kind="stable").reset_index(drop=True)
     data = {name: runs[name] for name in TAGS}
     data |= {name: runs.get(metric, math.nan) for name, metric in METRICS.items()}
-    table = pandas.DataFrame(data).join(_spent(runs["price"])).astype({"seed": int})
+    table = pandas.DataFrame(data).join(_spent(runs["price"]))
+    faults = [("seed", ~runs["seed"].str.fullmatch(SEED)), *_outside(table)]
+    for column, wrong in faults:
+        if wrong.any():
+            raise _odd_run(runs[wrong].iloc[0], METRICS.get(column, column), table.loc[wrong, column].iloc[0])
+    table = table.astype({"seed": int})
     return Board(table, dict(zip(runs["key"], runs["identity"].map(json.loads), strict=True)))
+
+
+def _outside(table: pandas.DataFrame) -> Iterator[tuple[str, pandas.Series[bool]]]:
+    """Yield each column of numbers of `table`, and which of its values cannot be: below zero, infinite, beyond its
+    LIMITS, or absent where every run has one."""
+    for name in (*METRICS, *SPENT):
+        fits = table[name].between(*LIMITS.get(name, (0.0, LARGEST)))
+        yield name, ~fits if name in ALWAYS else ~fits & table[name].notna()
+
+
+def _odd_run(run: pandas.Series[Any], name: str, value: Any) -> UserError:
+    found = f"has {name} {value!s}" if str(value) else f"has no {name}"
+    return UserError(f"run {run['name']} ({run['run_id']}) {found}: it cannot be ranked; delete it in MLflow")
 
 
 def _spent(prices: pandas.Series[Any]) -> pandas.DataFrame:
@@ -114,7 +155,8 @@ def _labelled(table: pandas.DataFrame, settings: Mapping[str, Mapping[str, str]]
 
 def write(board: Board, sweep: str, folder: Path) -> None:
     """Write the `board` of `sweep` into `folder`: RUNS and SETTINGS."""
-    board.table.to_csv(folder / RUNS, index=False, float_format="%.10g")
+    unknown = [name for name in OPTIONAL if board.table[name].isna().all()]
+    board.table.drop(columns=unknown).to_csv(folder / RUNS, index=False, float_format="%.10g")
     every = [set(parameters.items()) for parameters in board.settings.values()]
     shared = dict(sorted(set.intersection(*every)))
     own = {
@@ -135,6 +177,7 @@ def load(path: Path) -> pandas.DataFrame:
         table = pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers})
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
+    table = table.assign(**{name: math.nan for name in OPTIONAL if name not in table})
     if absent := [name for name in (*TAGS, *numbers) if name not in table]:
         raise _damaged(path, f"it has no column {', '.join(absent)}")
     if wrong := [name for name in numbers if not pandas.api.types.is_numeric_dtype(table[name])]:
@@ -143,6 +186,8 @@ def load(path: Path) -> pandas.DataFrame:
         raise _damaged(path, "column seed has more than whole numbers")
     if not (table["top1"].between(0, 100) & table[list(SPENT)].notna().all(axis=1)).all():
         raise _damaged(path, "a row is cut, or its top1 is no percentage")
+    if beyond := [(name, table.loc[wrong, name].iloc[0]) for name, wrong in _outside(table) if wrong.any()]:
+        raise _damaged(path, f"column {beyond[0][0]} has {beyond[0][1]:g}")
     try:
         for text in table["target"].unique():
             target_of(text)

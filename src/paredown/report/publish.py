@@ -7,7 +7,7 @@ from pathlib import Path
 from paredown.core.errors import UserError
 from paredown.report.build import Report, build
 from paredown.report.files import write
-from paredown.report.formatting import spread
+from paredown.report.formatting import markdown, spread
 from paredown.report.page import answers, training_cost_summary
 from paredown.report.request import Request
 from paredown.report.runs import store_of
@@ -45,16 +45,16 @@ def description(report: Report, run_id: str, experiment: str) -> str:
     """Return the description of the sweep's run in Markdown: main findings, front, legend and settings."""
     artifacts = f"#/experiments/{experiment}/runs/{run_id}/artifacts"
     image = f"get-artifact?path=front.png&run_uuid={run_id}"  # relative, to work at any address of the server
-    verdict, *more = answers(report)
+    verdict, *more = map(markdown, answers(report))
     lines = [
-        f"**{report.scope}**\n\n{verdict}",
+        f"**{markdown(report.scope)}**\n\n{verdict}",
         f"![{report.y.title} against {report.x.title}]({image})",
         _table(report),
         "\n".join(f"* {line}" for line in [*more, training_cost_summary(report)]),
         LEGEND,
         f"[The whole report]({artifacts}/report.html) has every layer, training cost and published row, "
         f"[front.html]({artifacts}/front.html) the interactive front, front.csv its data.",
-        "\n".join(f"* missing: {line}" for line in report.missing),
+        "\n".join(f"* missing: {markdown(line)}" for line in report.missing),
     ]
     return "\n\n".join(lines)
 
@@ -64,9 +64,13 @@ def _table(report: Report) -> str:
     shown = points.sort_values(["front", "x"], ascending=[False, True], kind="stable")[:ROWS]
     head = f"| setting | seeds | {report.y.name} | {report.x.name} | state |\n|---|---|---|---|---|"
     rows = [
-        f"| {'**' if row['front'] else ''}{name}{'**' if row['front'] else ''} | {row['seeds']} | {spread(row, 'y')} "
-        f"| {spread(row, 'x')} | {row['state']} |"
+        f"| {_bold(markdown(str(name)), row['front'])} | {row['seeds']} | {spread(row, 'y')} | {spread(row, 'x')} "
+        f"| {row['state']} |"
         for name, row in shown.iterrows()
     ]
     more = [f"| and {len(points) - ROWS} more | | | | |"] if len(points) > ROWS else []
     return "\n".join([head, *rows, *more])
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text

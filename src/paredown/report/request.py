@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from paredown.core import requests
 from paredown.core.constraints import Checked
 from paredown.core.errors import UserError
 from paredown.core.requests import Folder, Listed
+
+DIGITS = 8  # of the digest of several runs
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,23 @@ class Request(Checked):
         for name in ("sweep", "dataset", "model"):
             if {"'", '"', "`"} & set(getattr(self, name) or ""):
                 raise UserError(f"{name}={getattr(self, name)}: no name has a quote in it")
+        if self.budget is not None and not self.budget.strip(", "):
+            raise UserError(f"budget={self.budget} bounds nothing: write METRIC>=NUMBER, or leave budget out")
 
     @property
     def title(self) -> str:
         """The title of the report, and the name of its folder."""
-        parts = [
-            self.sweep,
-            self.dataset,
-            self.model,
-            f"{len(self.runs)}-runs-{self.runs[0][:8]}" if self.runs else None,
-        ]
+        parts = [self.sweep, self.dataset, self.model, self._runs]
         return "-".join(part for part in parts if part)
+
+    @property
+    def _runs(self) -> str | None:
+        """Name `runs` by the first and, of several, a digest of all: other runs beside the first are another report."""
+        if not self.runs:
+            return None
+        digest = hashlib.sha256(",".join(sorted(self.runs)).encode()).hexdigest()[:DIGITS]
+        name = f"{len(self.runs)}-runs-{min(self.runs)[:8]}"
+        return f"{name}-{digest}" if len(self.runs) > 1 else name
 
     @property
     def place(self) -> Path:

@@ -6,14 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paredown.core.errors import UserError, nearest, printable
+from paredown.report.conditions import BENCHED
 from paredown.report.grouping import CONTROL, Described, controlled, described, identity, key, label, labels, varied
 from paredown.report.layers import artifact
 from paredown.report.request import Request
+from paredown.report.training_cost import UNITS
 from paredown.tracking.client import SQLITE, check_uri, connect, database_path, every_run, outages_as, public
-from paredown.tracking.view import CERTIFICATE, CERTIFIED, EXPERIMENTS, FOLDER, artifact_link, local_server, run_link
+from paredown.tracking.view import (
+    CERTIFICATE,
+    CERTIFIED,
+    EXPERIMENTS,
+    FOLDER,
+    IMAGES,
+    artifact_link,
+    local_server,
+    run_link,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +33,12 @@ if TYPE_CHECKING:
 
 LISTING = "sweep.json"
 TAGS = ("method", "model", "dataset", "target", "device", "code", "debug", CONTROL)
+COLUMNS = (  # of the table beside TAGS: a metric of such a name would replace them
+    *("run_id", "name", "link", "certificate", "setting", "identity", "key", "seed", "of", "hyperparameters"),
+    *("params", "stages", "price", "bench"),
+)
+LARGEST = 1e100  # of the costs of a stage: sums and squares of larger ones overflow
+NO_DEBUG = "None"  # the tag of a run that is no debug run
 
 
 @dataclass
@@ -29,7 +46,8 @@ class Recorded:
     """`runs`: a row per finished run with `run_id`, `name`, `link`, `certificate` (the address of its export's, or ''),
     `setting`, its `identity` and `key` (the same in every report), `method`, `model`, `dataset`, `seed`, `control`
     and `of` (kind of control and its setting; '' for others), `hyperparameters` (those that vary among the settings of
-    its method), `params`, `stages` (name: key), `price` (training cost per stage, or None) and `metrics`.
+    its method), `params`, `stages` (name: key), `price` (training cost per stage, or None), `bench` (tags: the
+    `conditions` of its bench's metrics) and `metrics`.
     `parent`: the sweep's run; `missing`: lines on data that a reader might expect and that is not shown."""
 
     runs: pandas.DataFrame
@@ -46,8 +64,9 @@ def store_of(request: Request) -> str:
     return str(uri)
 
 
-def read(request: Request) -> Recorded:
-    """Read the runs of `request`. Raise UserError if none is finished, a name is unknown or data sets are mixed."""
+def read(request: Request, debug: bool = True) -> Recorded:
+    """Read the runs of `request`, without `debug` leaving out all debug runs. Raise UserError if none is finished, a
+    name is unknown or data sets are mixed."""
     uri = store_of(request)
     missing: list[str] = []
     with outages_as(UserError, f"{public(uri)} does not answer as an MLflow store: "):
@@ -60,10 +79,13 @@ def read(request: Request) -> Recorded:
     if not done:
         details = f" ({'; '.join(missing)})" if missing else ""
         raise UserError(f"{request.title}: no run is finished yet{details}")
-    done = _without_debug(_certified(done, request, missing), request, missing)
+    keep = debug and bool(request.sweep or request.runs)
+    done = _without_debug(_certified(done, request, missing), keep, missing)
+    if not (debug or any(map(_is_real, done))):
+        raise UserError(f"{request.title} has only debug runs, whose numbers mean nothing")
     _require_one_data_set(done, request)
     server = local_server(database_path(uri).parent) if uri.startswith(SQLITE) else public(uri)
-    metrics = sorted({name for run in done for name in run.data.metrics})
+    metrics = sorted({name for run in done for name in run.data.metrics} - {*COLUMNS, *TAGS})
     return Recorded(_table(_once(done, missing), server), metrics, parent, missing)
 
 
@@ -179,12 +201,17 @@ def _certified(runs: list[Run], request: Request, missing: list[str]) -> list[Ru
     return equal
 
 
-def _without_debug(runs: list[Run], request: Request, missing: list[str]) -> list[Run]:
-    """Drop debug runs from reports on everything recorded; keep and report those of a sweep or named by id."""
-    real = [run for run in runs if run.data.tags.get("debug", "None") == "None"]
+def _is_real(run: Run) -> bool:
+    return bool(run.data.tags.get("debug", NO_DEBUG) == NO_DEBUG)
+
+
+def _without_debug(runs: list[Run], keep: bool, missing: list[str]) -> list[Run]:
+    """Drop debug runs from what has others, as reports on everything recorded; `keep` and report those of a sweep or
+    named by id."""
+    real = [run for run in runs if _is_real(run)]
     if len(real) == len(runs):
         return runs
-    if real and not (request.sweep or request.runs):
+    if real and not keep:
         missing.append(f"debug runs left out: {len(runs) - len(real)}")
         return real
     missing.append(f"debug runs among these, whose numbers mean nothing: {len(runs) - len(real)}")
@@ -198,6 +225,10 @@ def _require_one_data_set(runs: Sequence[Run], request: Request) -> None:
         raise UserError(
             f"{request.title} has runs of several data sets, {listed}: one front needs one, give dataset=NAME"
         )
+    contents = Counter(tag for run in runs if (tag := run.data.tags.get(IMAGES)))  # older versions recorded none
+    if len(contents) > 1:
+        known = f"{len(contents)} different sets of images are called {next(iter(counts))}"
+        raise UserError(f"{request.title}: {known}, in {', '.join(map(str, contents.values()))} runs: give runs=[...]")
 
 
 def _once(runs: Sequence[Run], missing: list[str]) -> list[Run]:
@@ -215,12 +246,20 @@ def _described(run: Run) -> Described:
 
 
 def _price(tags: Mapping[str, str]) -> list[dict[str, float]] | None:
-    """Return the training cost of each stage; None where it was not recorded, or cut by MLflow as too long."""
+    """Return the training cost of each stage; None where it was not recorded, cut by MLflow as too long, or damaged."""
     try:
-        found: list[dict[str, float]] = json.loads(tags.get("price", "null"))
-    except json.JSONDecodeError:
+        found = json.loads(tags.get("price", "null"))
+    except (ValueError, RecursionError):
         return None
-    return found
+    return found if isinstance(found, list) and all(map(_is_price, found)) else None
+
+
+def _is_price(entry: Any) -> bool:
+    """Return whether `entry` is the training cost of a stage; an older version recorded no other images."""
+    if not (isinstance(entry, dict) and isinstance(entry.get("key"), str) and {"epochs", "seconds"} <= entry.keys()):
+        return False
+    values = [entry[unit] for unit in UNITS if unit in entry]
+    return all(type(value) in (int, float) and abs(value) < LARGEST for value in values)
 
 
 def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
@@ -247,7 +286,8 @@ def _table(runs: Sequence[Run], server: str) -> pandas.DataFrame:
             "params": params,
             "stages": {name: key for name, key in tags.items() if name.startswith("stage/")},
             "price": _price(tags),
+            "bench": {name: text for name, text in tags.items() if name.startswith(BENCHED)},
         }
         tagged = {name: tags.get(name, "") for name in TAGS}
-        rows.append(row | tagged | run.data.metrics)
+        rows.append(run.data.metrics | row | tagged)
     return pandas.DataFrame(rows)

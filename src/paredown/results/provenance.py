@@ -11,7 +11,7 @@ from paredown import __version__
 from paredown.cost.latency import device_name
 from paredown.experiment.controls import Control
 from paredown.experiment.experiment import Experiment
-from paredown.tracking.view import FOLDER
+from paredown.tracking.view import FOLDER, IMAGES
 
 
 def tags(experiment: Experiment) -> dict[str, str]:
@@ -21,6 +21,7 @@ def tags(experiment: Experiment) -> dict[str, str]:
         "seed": str(experiment.seed),
         "target": str(experiment.target) if experiment.target else "none",
         "device": device_name(experiment.device),
+        IMAGES: experiment.data.fingerprint,
         "code": _code_version(),
         FOLDER: experiment.folder.name,
     }

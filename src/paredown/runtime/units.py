@@ -41,7 +41,7 @@ class Traced:
     removed from `graph`, whose layers stay the trained ones until a backend replaces them."""
 
     def __init__(self, network: Network) -> None:
-        self.graph = require_traceable(copy.deepcopy(network.module).eval())
+        self.graph = trace(copy.deepcopy(network.module).eval())
         propagate_shapes(self.graph, network.input_shape)
         self.units = {unit.name: unit for unit in self._found()}
 

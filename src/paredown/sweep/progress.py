@@ -54,6 +54,7 @@ class Progress:
         self.running: dict[str, RunningTrial] = {}
         self.submitted: set[str] = set()  # every experiment that was ever submitted to Ray
         self.reused: set[str] = set()
+        self.reported: set[str] = set()  # names of what trainings reported after an epoch, in this call
         self.trained: list[str] = []  # keys of the stages that this sweep trained
         self._stopped_before = _stopped_before(plan)
         self.started_at = time.monotonic()
@@ -123,6 +124,7 @@ class Progress:
         """Record the report of one epoch of `trial`."""
         self._trained_images += report["images"] / report["epoch"]  # this epoch's: a resumed fit does not start at 0
         trial.last_report = report
+        self.reported |= set(report)
 
     def retry(self, trial: RunningTrial, reason: str) -> None:
         """Record that the process of `trial` died of `reason` and that Ray starts another one."""
@@ -153,6 +155,18 @@ class Progress:
         found = [row for key, row in list(self.results.items()) if key not in controls]
         rows = [[row.get(name) for name in names] for row in found]
         return [(cost, accuracy) for cost, accuracy in rows if cost is not None and accuracy is not None]
+
+    @property
+    def unrecorded(self) -> list[str]:
+        """The metrics of the sweep, as `metrics.accuracy=NAME`, that no finished experiment and no epoch had."""
+        stop, names = (
+            self.plan.sweep.stop,
+            {"metrics.accuracy": self.metrics.accuracy, "metrics.cost": self.metrics.cost},
+        )
+        had = {name for row in self.results.values() for name in row}
+        found = [f"{key}={name}" for key, name in names.items() if had and name not in had]
+        unseen = stop.rule != "none" and self.reported and stop.metric not in self.reported
+        return [*found, *([f"stop.metric={stop.metric}"] if unseen else [])]
 
     @property
     def best(self) -> float | None:

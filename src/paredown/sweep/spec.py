@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,9 +23,14 @@ from paredown.core.errors import UserError, nearest
 from paredown.core.words import HYDRA, TRUST, root, roots, sweep_files
 from paredown.core.yaml_files import read_yaml
 from paredown.published.settings import left, only_row, with_row
+from paredown.sweep.metric_names import no_epoch, no_result
 
 CONTROLS: tuple[ControlKind, ...] = get_args(ControlKind)
 CONTROL_KINDS = "controls"  # the word of a point that names its controls
+PLAIN = re.compile(
+    r"\w[\w.+ -]{0,99}"
+)  # a name of folders, of a sweep in MLflow's filters, and of an experiment of Ray
+PLAIN_WORDS = "letters, digits, . _ + - and spaces, 100 at most, a letter or digit first"
 Values = Annotated[tuple[Any, ...], MinLen(1), Rule("at least one value")]
 
 
@@ -266,7 +273,7 @@ def control_points(point: Point) -> Iterator[Point]:
 
 def merged(*lists: Sequence[str]) -> tuple[str, ...]:
     """Concatenate `lists` of overrides; of each key the last override wins."""
-    last = {word.partition("=")[0].lstrip("+~"): word for words in lists for word in words}
+    last = {_key(word): word for words in lists for word in words}
     return tuple(last.values())
 
 
@@ -318,11 +325,11 @@ def _refuse_trust(sweep: Sweep, typed_cluster: Any) -> None:
 
 def _wrong_together(sweep: Sweep) -> Iterator[tuple[str, Any, str]]:
     """Name, value and rule of each setting that does not fit the others."""
-    if sweep.protocol is not None and sweep.protocol not in sweep.protocols:
-        known = nearest(sweep.protocol, sweep.protocols) if sweep.protocols else "this sweep has none"
-        yield "protocol", sweep.protocol, known
+    yield from _wrong_names(sweep)
     if sweep.resources.across_nodes and sweep.resources.workers == 1:
         yield "resources.across_nodes", True, "for 2 resources.workers or more"
+    yield from _wrong_metrics(sweep)
+    yield from _given_twice(sweep)
     if sweep.search is None:
         return
     for key, dimension in sweep.search.space.items():
@@ -334,6 +341,46 @@ def _wrong_together(sweep: Sweep) -> Iterator[tuple[str, Any, str]]:
         yield "points", list(sweep.points), "none beside a search"
     if len(sweep.seeds) > 1:
         yield "seeds", list(sweep.seeds), "one at most beside a search"
+
+
+def _wrong_names(sweep: Sweep) -> Iterator[tuple[str, Any, str]]:
+    """Yield the names that are no names of a folder, and a protocol that the sweep does not have."""
+    odd = [name for name in sweep.protocols if not PLAIN.fullmatch(name)]
+    for name in odd:
+        yield "protocols", name, PLAIN_WORDS
+    if sweep.protocol is not None and sweep.protocol not in sweep.protocols:
+        known = nearest(sweep.protocol, sweep.protocols) if sweep.protocols else "this sweep has none"
+        yield "protocol", sweep.protocol, known
+    elif not odd and not PLAIN.fullmatch(sweep.name):
+        yield "name", sweep.name, PLAIN_WORDS
+
+
+def _wrong_metrics(sweep: Sweep) -> Iterator[tuple[str, Any, str]]:
+    """Yield the metrics that no run records: without them the table, the front and a search have nothing to look at,
+    and a rule stops nothing."""
+    for key in ("accuracy", "cost"):
+        if wrong := no_result(name := getattr(sweep.metrics, key)):
+            yield f"metrics.{key}", name, wrong
+    if sweep.stop.rule != "none" and (wrong := no_epoch(sweep.stop.metric)):
+        yield "stop.metric", sweep.stop.metric, wrong
+
+
+def _given_twice(sweep: Sweep) -> Iterator[tuple[str, Any, str]]:
+    """Yield what gives a key two values, of which `merged` would drop one without a word."""
+    space = sweep.search.space if sweep.search else {}
+    groups = {"grid": [*sweep.grid], "search.space": [*space]}
+    groups |= {f"points.{number}": [*point] for number, point in enumerate(sweep.points)}
+    for where, words in groups.items():
+        counts = Counter(_key(word) for word in words if root(word) != CONTROL_KINDS)  # controls add up
+        for key in (key for key, count in counts.items() if count > 1):
+            yield where, words, f"{key} is given twice"
+        if sweep.seeds and "seed" in counts:
+            yield where, words, "no seed beside seeds: it is one or the other"
+
+
+def _key(word: str) -> str:
+    """Return the key that the override `word` sets, however it is written (key=, +key=, ++key=, ~key)."""
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _word(value: Any) -> str:

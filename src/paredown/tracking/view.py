@@ -29,6 +29,7 @@ ADDRESS = "dashboard.url"  # in the output folder: where `make dashboard` last s
 DEFAULT_PORT = 5000
 COMPUTE, ACCURACY = "cost/macs", "final/top1"
 FOLDER = "folder"  # tag of a run: the name of the experiment's folder
+IMAGES = "images"  # tag of a run: what its data set holds, whatever it is called
 CERTIFIED = "certified"  # tag of a run: the formats in which its network was exported and found equal
 CERTIFICATE = "export/certificate.json"  # artifact of such a run
 COLUMNS = [f"metrics.`{name}`" for name in (ACCURACY, COMPUTE, "cost/params", "latency/ms")]
