@@ -152,7 +152,8 @@ def test_runs_that_a_later_sweep_took_over_still_belong_to_the_first(make_record
     assert "experiments of the sweep that have not begun: 1" in report.missing
 
 
-def test_two_sets_of_images_of_one_name_are_no_seeds_of_one_setting(records) -> None:
+def test_two_sets_of_images_of_one_name_are_no_seeds_of_one_setting(make_records) -> None:
+    records = make_records()
     for seed, images in enumerate(("cats", "xray", "xray")):
         records.experiment("dense", seed, 90.0 - seed, 1, tags={"sweep": "photos", "images": images})
     records.experiment("ssc", 0, 88.0, 4, tags={"sweep": "photos"})  # recorded before the tag
