@@ -157,7 +157,7 @@ def test_two_sets_of_images_of_one_name_are_no_seeds_of_one_setting(make_records
     for seed, images in enumerate(("cats", "xray", "xray")):
         records.experiment("dense", seed, 90.0 - seed, 1, tags={"sweep": "photos", "images": images})
     records.experiment("ssc", 0, 88.0, 4, tags={"sweep": "photos"})  # recorded before the tag
-    with pytest.raises(UserError, match=r"2 different sets of images are called digits, in 1, 2 runs"):
+    with pytest.raises(UserError, match=r"2 different sets of images are called cifar10, in 2, 1 runs"):
         build(Request(output=str(records.folder), sweep="photos"))
 
 
