@@ -28,6 +28,7 @@ SPARSITIES = {"90 %": "sparsity=0.9", "98 %": "sparsity=0.98"}
 HALVED = {
     **{"SVD training": "svd_training", "Zhang": "zhang", "Jaderberg": "jaderberg", "TRP": "trp", "ALDS": "alds"},
     **{"L1 filters": "l1_filters", "slimming": "slimming", "group norms": "group_norm"},
+    **{"NISP": "nisp", "FPGM": "fpgm"},
 }
 
 
