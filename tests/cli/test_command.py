@@ -124,6 +124,13 @@ def test_every_hyperparameter_is_explained_with_its_default(method: str) -> None
         ("--seed=3", "seed=0  "),
         ("recipe.epochs", "recipe.epochs=160"),
         ("budget", "budget.reference=160  epochs of the training"),
+        (
+            "dataset.fraction",
+            "dataset.fraction=1.0  part of the training images",
+        ),  # of the file that cifar10 begins with
+        ("tracking=local", "tracking.uri=sqlite:///${output}/mlflow.db"),
+        ("debug=fast", "\n  recipe.epochs=2\n"),  # as it is typed: recipe, not debug.recipe
+        ("trainer=ddp", "trainer.sync_batchnorm=false "),
         ("method.decay", "method.decay=1e-2  its weight"),
     ],
 )
@@ -135,6 +142,22 @@ def test_an_explanation_holds_the_published_range_of_the_card() -> None:
     text = choices.describe("method", "svd_training")
     assert "method.decay=0.03" in text and "lambda_s" in text and "Hoyer 0.001 to 0.1 on CIFAR-10" in text
     assert "method=svd_training model=resnet20" in text
+
+
+@pytest.mark.parametrize("choice", ["dataset=cifar10", "dataset=folder", "recipe=svd_training_paper", "trainer=ddp"])
+def test_every_setting_of_a_choice_is_explained_with_its_default(choice: str) -> None:
+    group, _, name = choice.partition("=")
+    rows = {row.key: row.default for row in choices.settings(group, CONF / group / f"{name}.yaml")}
+    values = compose([choice])[group]
+    assert {key.split(".")[1] for key in rows} == values.keys() - {"_target_"}
+    for key, value in values.items():
+        if key != "_target_" and isinstance(value, int | float):
+            assert yaml.safe_load(rows[f"{group}.{key}"]) == value or float(rows[f"{group}.{key}"]) == value
+
+
+def test_a_file_of_ones_own_is_explained_with_what_it_begins_with(conf: Path) -> None:
+    rows = {row.key: row.default for row in choices.settings("recipe", conf / "recipe" / "mine.yaml")}
+    assert rows["recipe.epochs"] == "3" and rows["recipe.momentum"] == "0.9"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from paredown.core.yaml_files import read_yaml
 
 LINE = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>(?:\s+[^#\s]\S*)*)?\s*(?:#\s*(?P<comment>.*))?")
 PUBLISHED = re.compile(r"[^.|]*\b[Pp]ublished\b(?:[^.|]|\.(?=\d))*")  # a sentence of a card
+GLOBAL = "# @package _global_"  # the head of a file whose keys are typed without its group
 FRONT = "---\n"  # around the metadata at a card's head
 AT_A_GLANCE = {  # the metadata of a card, in words
     "family": "family",
@@ -77,11 +78,35 @@ def head(path: Path) -> str:
 
 
 def settings(group: str, path: Path) -> list[Setting]:
-    """Return the settings of a yaml file in its order, with the comments that stand beside or below them."""
+    """Return the settings of a yaml file in its order, then those of the files that its `defaults` name."""
+    text = path.read_text(encoding="utf-8")
+    own = {row.key: row for row in _written("" if GLOBAL in text.splitlines() else group, text)}
+    inherited = {row.key: row for parent in _parents(path, text) for row in settings(group, parent)}
+    rows = [replace(row, meaning=row.meaning or inherited.get(row.key, row).meaning) for row in own.values()]
+    return rows + [row for key, row in inherited.items() if key not in own]
+
+
+def _parents(path: Path, text: str) -> list[Path]:
+    """Return the files that the `defaults` of a yaml file with `text` take from its group, in its folder or here."""
+    import yaml
+
+    data = yaml.safe_load(text)
+    defaults = data.get("defaults", []) if isinstance(data, dict) else []
+    names = [name.partition("@")[0] for name in defaults if isinstance(name, str) and name != "_self_"]
+    found = (next(filter(Path.is_file, _places(path, name)), None) for name in names)
+    return [parent for parent in found if parent]
+
+
+def _places(path: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.yaml" for folder in (path.parent, CONF / path.parent.name)]
+
+
+def _written(group: str, text: str) -> list[Setting]:
+    """Return the settings of a yaml file with `text` itself, with the comments that stand beside or below them."""
     found: list[Setting] = []
     beside = False
     above: list[tuple[int, str]] = []  # of what is nested: the indent and the key
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         matched = LINE.fullmatch(line)
         if matched and matched["key"] not in ("_target_", "defaults"):
             indent = len(matched["indent"])
@@ -126,7 +151,7 @@ def describe(group: str, name: str, words: Sequence[str] = ()) -> str:
     """Return what there is to say about the choice `group`=`name`: what it is, each setting, and of a method what its
     card says at a glance, its siblings and an example. Raise UserError where there is no such choice."""
     path = file_of(group, name, words)
-    read_yaml(path, "mend it")
+    read_yaml(path, "mend it", resolve=False)
     parts = [f"{group}={name}\n{head(path)}", _settings_text(group, path, card(name) if group == "method" else None)]
     if group == "method":
         parts += [_glance(name), _beside(name), _examples(name)]

@@ -33,6 +33,8 @@ def _list(words: list[str]) -> None:
     for what in asked:
         rows = names(what, words)
         width = max((len(name) for name in rows), default=0)
+        if len(asked) > 1:
+            print(f"{what}:" if what == asked[0] else f"\n{what}:")
         print("\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows.items()))
 
 

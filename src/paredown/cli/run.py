@@ -101,7 +101,7 @@ def _plan(words: list[str]) -> None:
 def _help(words: list[str]) -> str:  # Hydra would take over a second to list groups that it then does not show
     named = dict(word.split("=", 1) for word in words if word.partition("=")[0] in choices.every(words))
     if named:
-        return "\n".join(choices.describe(group, name, words) for group, name in named.items())
+        return as_called("\n".join(choices.describe(group, name, words) for group, name in named.items()))
     known = "\n".join(f"  {group:12} {_wrap(', '.join(names))}" for group, names in choices.every(words).items())
     text = (Path(__file__).parent / "help" / "run.txt").read_text(encoding="utf-8")
     return as_called(text.replace("$CHOICES", known))

@@ -20,10 +20,10 @@ ALONE = threading.RLock()  # Hydra's state, and OmegaConf's resolvers, are the p
 OWN_VALUES = "a file refers to its own values alone, as ${overrides}"
 
 
-def read_yaml(path: Path, remedy: str) -> Any:
-    """Return the contents of a yaml file as plain data, references to its own values resolved. Raise UserError for one
-    that is damaged, too deep, or too large once its aliases are written out, or that calls a resolver: `oc.env` reads
-    the environment."""
+def read_yaml(path: Path, remedy: str, resolve: bool = True) -> Any:
+    """Return the contents of a yaml file as plain data, references to its own values resolved unless `resolve` is
+    false, as for a file that refers to others' values. Raise UserError for one that is damaged, too deep, or too large
+    once its aliases are written out, or that calls a resolver: `oc.env` reads the environment."""
     import yaml
     from omegaconf import OmegaConf
 
@@ -33,8 +33,8 @@ def read_yaml(path: Path, remedy: str) -> Any:
             raise UserError(f"it has {references} references ${{...}}, more than {MOST_REFERENCES}")
         _bound(yaml.parse(text, Loader=yaml.SafeLoader))
         with no_environment():
-            found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
-        if "${" in (left := json.dumps(found, default=str)):  # put together by a reference, for Hydra to resolve
+            found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=resolve)
+        if resolve and "${" in (left := json.dumps(found, default=str)):  # put together by references
             raise UserError(f"it makes {left[left.index('${') :][:40]}: {OWN_VALUES}")
         return found
 
