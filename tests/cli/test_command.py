@@ -160,6 +160,33 @@ def test_a_file_of_ones_own_is_explained_with_what_it_begins_with(conf: Path) ->
     assert rows["recipe.epochs"] == "3" and rows["recipe.momentum"] == "0.9"
 
 
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        ({"mine": "defaults: [other]", "other": "defaults: [mine]"}, "lead back to itself"),
+        ({"mine": "defaults: [mine]"}, "lead back to itself"),
+        ({"mine": "defaults: [other]", "other": "a: ["}, "other.yaml cannot be read"),
+        ({"mine": "defaults: [other]", "other": "\udc86"}, "other.yaml cannot be read"),
+    ],
+)
+def test_a_damaged_file_that_a_choice_begins_with_is_one_line(tmp_path: Path, texts: dict[str, str], line: str) -> None:
+    (tmp_path / "recipe").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "recipe" / f"{name}.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    for word in ("recipe=mine", "recipe.epochs"):
+        with pytest.raises(UserError, match=line):
+            choices.explained(word, ["recipe=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+
+
+@pytest.mark.parametrize("defaults", ["3", "[../../secret, /etc/secret, {recipe: cifar10}, null, 3]"])
+def test_other_defaults_are_not_followed(tmp_path: Path, defaults: str) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path.parent / "secret.yaml").write_text("hidden: 1")
+    path = tmp_path / "recipe" / "mine.yaml"
+    path.write_text(f"defaults: {defaults}\nepochs: 3\n")
+    assert [row.key for row in choices.settings("recipe", path)] == ["recipe.epochs"]
+
+
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
     """A folder of one's own: a method, a recipe and a sweep."""

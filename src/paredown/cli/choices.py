@@ -16,6 +16,9 @@ from paredown.core.yaml_files import read_yaml
 
 LINE = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>(?:\s+[^#\s]\S*)*)?\s*(?:#\s*(?P<comment>.*))?")
 PUBLISHED = re.compile(r"[^.|]*\b[Pp]ublished\b(?:[^.|]|\.(?=\d))*")  # a sentence of a card
+OF_ITS_GROUP = re.compile(
+    r"([\w-]+(?:/[\w-]+)*)(?:@.*)?"
+)  # what `defaults` name, as common/images@_here_
 GLOBAL = "# @package _global_"  # the head of a file whose keys are typed without its group
 FRONT = "---\n"  # around the metadata at a card's head
 AT_A_GLANCE = {  # the metadata of a card, in words
@@ -77,28 +80,28 @@ def head(path: Path) -> str:
     return " ".join(lines)
 
 
-def settings(group: str, path: Path) -> list[Setting]:
-    """Return the settings of a yaml file in its order, then those of the files that its `defaults` name."""
+def settings(group: str, path: Path, within: tuple[Path, ...] = ()) -> list[Setting]:
+    """Return the settings of a yaml file in its order, then those of the files that its `defaults` name. Raise
+    UserError for a damaged file, or one whose `defaults` lead back to one that it is read `within`."""
+    if path in within:
+        raise UserError(f"{path}: its `defaults` lead back to itself (mend them)")
+    data = read_yaml(path, "mend it", resolve=False)
     text = path.read_text(encoding="utf-8")
     own = {row.key: row for row in _written("" if GLOBAL in text.splitlines() else group, text)}
-    inherited = {row.key: row for parent in _parents(path, text) for row in settings(group, parent)}
+    parents = _parents(path, data.get("defaults") if isinstance(data, dict) else None)
+    inherited = {row.key: row for parent in parents for row in settings(group, parent, (*within, path))}
     rows = [replace(row, meaning=row.meaning or inherited.get(row.key, row).meaning) for row in own.values()]
     return rows + [row for key, row in inherited.items() if key not in own]
 
 
-def _parents(path: Path, text: str) -> list[Path]:
-    """Return the files that the `defaults` of a yaml file with `text` take from its group, in its folder or here."""
-    import yaml
-
-    data = yaml.safe_load(text)
-    defaults = data.get("defaults", []) if isinstance(data, dict) else []
-    names = [name.partition("@")[0] for name in defaults if isinstance(name, str) and name != "_self_"]
-    found = (next(filter(Path.is_file, _places(path, name)), None) for name in names)
-    return [parent for parent in found if parent]
-
-
-def _places(path: Path, name: str) -> list[Path]:
-    return [folder / f"{name}.yaml" for folder in (path.parent, CONF / path.parent.name)]
+def _parents(path: Path, defaults: object) -> list[Path]:
+    """Return the files that the `defaults` of a yaml file take from its own folder, or from that group of the package."""
+    found: list[Path] = []
+    for item in defaults if isinstance(defaults, list) else ():
+        if isinstance(item, str) and (name := OF_ITS_GROUP.fullmatch(item)):
+            places = (folder / f"{name[1]}.yaml" for folder in (path.parent, CONF / path.parent.name))
+            found += [place for place in places if place.is_file()][:1]
+    return found
 
 
 def _written(group: str, text: str) -> list[Setting]:
@@ -151,8 +154,8 @@ def describe(group: str, name: str, words: Sequence[str] = ()) -> str:
     """Return what there is to say about the choice `group`=`name`: what it is, each setting, and of a method what its
     card says at a glance, its siblings and an example. Raise UserError where there is no such choice."""
     path = file_of(group, name, words)
-    read_yaml(path, "mend it", resolve=False)
-    parts = [f"{group}={name}\n{head(path)}", _settings_text(group, path, card(name) if group == "method" else None)]
+    text = _settings_text(group, path, card(name) if group == "method" else None)
+    parts = [f"{group}={name}\n{head(path)}", text]
     if group == "method":
         parts += [_glance(name), _beside(name), _examples(name)]
         parts.append(f"Card: {CARDS / f'{name}.md'}" if card(name) else "")

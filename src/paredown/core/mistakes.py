@@ -25,7 +25,7 @@ from paredown.core.words import SEARCH_PATH, search_path
 from paredown.core.yaml_files import ALONE
 
 # raised by Hydra for wrong overrides, and for files that are no yaml
-COMPOSING = (HydraException, OmegaConfBaseException, ValueError, OSError, YAMLError)
+COMPOSING = (HydraException, OmegaConfBaseException, ValueError, OSError, YAMLError, RecursionError)
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> UserError:
@@ -46,6 +46,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> UserError:
 
 def _of_a_file(error: Exception, overrides: Sequence[str]) -> str | None:
     """Return what is wrong with a yaml file of a folder that `overrides` add, if it is this that is the `error`."""
+    if isinstance(error, RecursionError):
+        return "yaml files of the configuration name each other in a circle: mend their `defaults`"
     if isinstance(error, YAMLError | UnicodeDecodeError):
         files = [path for folder in search_path(overrides) for path in sorted(folder.rglob("*.yaml"))]
         unread = [str(path) for path in files if not _is_utf8(path)]  # which a decoder's error does not name
