@@ -95,7 +95,7 @@ def settings(group: str, path: Path, within: tuple[Path, ...] = ()) -> list[Sett
 
 
 def _parents(path: Path, defaults: object) -> list[Path]:
-    """Return the files that the `defaults` of a yaml file take from its own folder, or from that group of the package."""
+    """Return the files that the `defaults` of a yaml file take from its folder, or from that group of the package."""
     found: list[Path] = []
     for item in defaults if isinstance(defaults, list) else ():
         if isinstance(item, str) and (name := OF_ITS_GROUP.fullmatch(item)):
