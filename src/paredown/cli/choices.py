@@ -16,9 +16,7 @@ from paredown.core.yaml_files import read_yaml
 
 LINE = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z_]\w*):(?P<value>(?:\s+[^#\s]\S*)*)?\s*(?:#\s*(?P<comment>.*))?")
 PUBLISHED = re.compile(r"[^.|]*\b[Pp]ublished\b(?:[^.|]|\.(?=\d))*")  # a sentence of a card
-OF_ITS_GROUP = re.compile(
-    r"([\w-]+(?:/[\w-]+)*)(?:@.*)?"
-)  # what `defaults` name, as common/images@_here_
+OF_ITS_GROUP = re.compile(r"([\w-]+(?:/[\w-]+)*)(?:@.*)?")  # what `defaults` name, as common/images@_here_
 GLOBAL = "# @package _global_"  # the head of a file whose keys are typed without its group
 FRONT = "---\n"  # around the metadata at a card's head
 AT_A_GLANCE = {  # the metadata of a card, in words
